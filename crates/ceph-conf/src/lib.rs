@@ -1,0 +1,1 @@
+//! How a Ceph client is configured: ceph.conf, environment, monitor addresses, QEMU's rbd: spelling

@@ -1,0 +1,1 @@
+//! Messenger v2.1, the client's side, as a state machine without sockets

@@ -1,0 +1,1 @@
+//! The OSDMap and its incrementals: object name to placement group to OSDs

@@ -1,0 +1,1 @@
+//! Ceph's authentication: keyrings, tickets, authorizers and the ciphers they use

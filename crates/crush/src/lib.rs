@@ -1,0 +1,1 @@
+//! CRUSH: maps an input number to a list of OSDs

@@ -1,0 +1,1 @@
+//! The NBD protocol, server side, for any block device

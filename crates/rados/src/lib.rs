@@ -1,0 +1,1 @@
+//! A RADOS client in pure Rust: monitors, OSD maps, object operations, watch and notify

@@ -1,0 +1,1 @@
+//! RBD images on any object store: layout, snapshots, exclusive lock, object map, I/O
