@@ -1,1 +1,9 @@
-//! A RADOS client in pure Rust: monitors, OSD maps, object operations, watch and notify
+//! A RADOS client in pure Rust: monitors, OSD maps, object operations, watch and notify.
+
+mod error;
+mod op;
+mod watch;
+
+pub use error::OpError;
+pub use op::{Errno, ObjectStat, ObjectWatcher, OpOutcome, OpReply, Operation, SnapContext, SparseExtents};
+pub use watch::{NotifyReply, Watch, WatchEvent};

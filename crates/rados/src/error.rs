@@ -1,0 +1,51 @@
+//! Why an operation failed.
+
+use ceph_codec::DecodeError;
+use thiserror::Error;
+
+use crate::Errno;
+
+/// Why an operation on an object failed. Waiting is the default: an OSD that is down, a full pool or a lost
+/// connection are not errors, the operation goes on when they end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// The OSD refused it.
+    #[error("{0}")]
+    Errno(Errno),
+    /// The cluster has blocklisted this client instance; nothing it sends is accepted any more.
+    #[error("the cluster has blocklisted this client")]
+    Blocklisted,
+    /// The pool does not exist (any more).
+    #[error("pool {0} does not exist")]
+    NoPool(ceph_codec::PoolId),
+    /// The OSD's answer makes no sense.
+    #[error("the OSD sent a malformed answer")]
+    Malformed(#[from] DecodeError),
+    /// The operator's time limit (`rados_osd_op_timeout`) ran out.
+    #[error("no answer within the time limit")]
+    TimedOut,
+    /// The client was shut down.
+    #[error("the client is shut down")]
+    Shutdown,
+}
+
+impl OpError {
+    /// The errno that librados would return for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Errno(errno) => *errno,
+            Self::Blocklisted | Self::Shutdown => Errno::EBLOCKLISTED,
+            Self::NoPool(_) => Errno::ENOENT,
+            Self::Malformed(_) => Errno::EIO,
+            Self::TimedOut => Errno::ETIMEDOUT,
+        }
+    }
+
+    /// Whether it is the given errno.
+    #[must_use]
+    pub fn is(&self, errno: Errno) -> bool {
+        self.errno() == errno
+    }
+}

@@ -1,0 +1,219 @@
+//! What an OSD answers, and decoders for the shapes that ops return.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use ceph_codec::{Decode, DecodeError, EntityAddr, EntityName, Reader, Utime};
+
+/// An error number of Linux, positive. Ceph's wire uses Linux's numbers on every platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(pub i32);
+
+macro_rules! errnos {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)*) => {
+        impl Errno {
+            $($(#[$doc])* pub const $name: Self = Self($value);)*
+
+            fn text(self) -> Option<&'static str> {
+                Some(match self {
+                    $(Self::$name => $text,)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+errnos! {
+    /// Operation not permitted: the user's caps do not allow it.
+    EPERM = 1, "operation not permitted";
+    /// No such object, image, pool, snapshot.
+    ENOENT = 2, "no such object";
+    /// Input/output error.
+    EIO = 5, "input/output error";
+    /// Try again.
+    EAGAIN = 11, "try again";
+    /// Permission denied.
+    EACCES = 13, "permission denied";
+    /// Resource busy.
+    EBUSY = 16, "resource busy";
+    /// Already exists.
+    EEXIST = 17, "already exists";
+    /// Invalid argument.
+    EINVAL = 22, "invalid argument";
+    /// No space left.
+    ENOSPC = 28, "no space left";
+    /// Read-only.
+    EROFS = 30, "read-only";
+    /// Result out of range.
+    ERANGE = 34, "out of range";
+    /// Exec format error: the answer could not be understood.
+    ENOEXEC = 8, "malformed answer";
+    /// No data.
+    ENODATA = 61, "no data";
+    /// The write's snapshot context is older than the object's.
+    EOLDSNAPC = 85, "old snapshot context";
+    /// Message too long.
+    EMSGSIZE = 90, "too large";
+    /// Not supported.
+    EOPNOTSUPP = 95, "not supported";
+    /// This client is blocklisted. Ceph: `EBLOCKLISTED`.
+    EBLOCKLISTED = 108, "this client is blocklisted";
+    /// Timed out.
+    ETIMEDOUT = 110, "timed out";
+    /// The watch is not registered any more.
+    ENOTCONN = 107, "not connected";
+    /// Canceled.
+    ECANCELED = 125, "canceled";
+    /// Quota exceeded.
+    EDQUOT = 122, "quota exceeded";
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text() {
+            Some(text) => write!(f, "{text} (errno {})", self.0),
+            None => write!(f, "errno {}", self.0),
+        }
+    }
+}
+
+/// What one op of an operation returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpOutcome {
+    /// 0 or positive on success, a negative errno on failure of an op that was allowed to fail.
+    pub rval: i32,
+    /// The op's output.
+    pub data: Bytes,
+}
+
+/// What an operation returned. An operation that failed as a whole is an error instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpReply {
+    /// The overall result, 0 or positive.
+    pub result: i32,
+    /// The object's version after it, for users. Ceph: `user_version`.
+    pub version: u64,
+    /// One for each op, in order.
+    pub outcomes: Vec<OpOutcome>,
+}
+
+impl OpReply {
+    /// The data of op number `index`; empty if there is no such op.
+    #[must_use]
+    pub fn data(&self, index: usize) -> Bytes {
+        self.outcomes.get(index).map(|o| o.data.clone()).unwrap_or_default()
+    }
+
+    /// The outcome of op number `index`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the OSD sent fewer.
+    pub fn outcome(&self, index: usize) -> Result<&OpOutcome, DecodeError> {
+        self.outcomes.get(index).ok_or(DecodeError::Invalid { what: "number of ops in the reply", value: index as u64 })
+    }
+}
+
+/// Size and modification time of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// Bytes.
+    pub size: u64,
+    /// When it was last written.
+    pub mtime: Utime,
+}
+
+/// One watcher of an object. Ceph: `watch_item_t` in `src/osd/osd_types.h`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectWatcher {
+    /// The client instance.
+    pub name: EntityName,
+    /// The number that the client gave the watch.
+    pub cookie: u64,
+    /// Seconds without a ping after which the OSD drops it.
+    pub timeout_secs: u32,
+    /// The client's address.
+    pub addr: EntityAddr,
+}
+
+/// What a sparse read returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SparseExtents {
+    /// Offset in the object and length, ascending, both in bytes.
+    pub extents: Vec<(u64, u64)>,
+    /// The bytes of all extents, one after the other.
+    pub data: Bytes,
+}
+
+impl OpOutcome {
+    /// Decodes the outcome of [`stat`](crate::Operation::stat).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none.
+    pub fn stat(&self) -> Result<ObjectStat, DecodeError> {
+        let r = &mut Reader::new(&self.data);
+        Ok(ObjectStat { size: u64::decode(r)?, mtime: Utime::decode(r)? })
+    }
+
+    /// Decodes the outcome of [`sparse_read`](crate::Operation::sparse_read).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none, or if extents and data do not agree.
+    pub fn sparse(&self) -> Result<SparseExtents, DecodeError> {
+        let r = &mut Reader::new(&self.data);
+        let extents: Vec<(u64, u64)> = r.seq("extents of a sparse read", <(u64, u64)>::decode)?;
+        let data = r.bytes("data of a sparse read")?;
+        let mut end = 0u64;
+        let mut total = 0u64;
+        for &(offset, len) in &extents {
+            let bad = DecodeError::Invalid { what: "extent of a sparse read", value: offset };
+            if offset < end {
+                return Err(bad);
+            }
+            end = offset.checked_add(len).ok_or(bad)?;
+            total += len;
+        }
+        if total != data.len() as u64 {
+            return Err(DecodeError::Invalid { what: "data length of a sparse read", value: data.len() as u64 });
+        }
+        Ok(SparseExtents { extents, data: self.data.slice_ref(data) })
+    }
+
+    /// Decodes the outcome of [`omap_get_vals`](crate::Operation::omap_get_vals): the pairs, and whether
+    /// there are more after the last.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none.
+    pub fn omap_page(&self) -> Result<(BTreeMap<String, Vec<u8>>, bool), DecodeError> {
+        let r = &mut Reader::new(&self.data);
+        Ok((BTreeMap::decode(r)?, bool::decode(r)?))
+    }
+
+    /// Decodes the outcome of [`omap_get_vals_by_keys`](crate::Operation::omap_get_vals_by_keys).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none.
+    pub fn omap(&self) -> Result<BTreeMap<String, Vec<u8>>, DecodeError> {
+        BTreeMap::decode_from(&self.data)
+    }
+
+    /// Decodes the outcome of [`list_watchers`](crate::Operation::list_watchers).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none.
+    pub fn watchers(&self) -> Result<Vec<ObjectWatcher>, DecodeError> {
+        let r = &mut Reader::new(&self.data);
+        r.versioned("obj_list_watch_response_t", 1, |r, _| {
+            r.seq("watchers", |r| {
+                r.versioned("watch_item_t", 2, |r, version| {
+                    Ok(ObjectWatcher {
+                        name: EntityName::decode(r)?,
+                        cookie: u64::decode(r)?,
+                        timeout_secs: u32::decode(r)?,
+                        addr: if version >= 2 { EntityAddr::decode(r)? } else { EntityAddr::BLANK },
+                    })
+                })
+            })
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! What an image needs from the place where its objects are.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId};
+use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
+
+/// One pool and namespace, as seen by one client instance. Cheap to clone.
+///
+/// Operations are submitted when the method is called, in the order of the calls, and are not withdrawn when
+/// the future is dropped. They wait for the cluster as long as it takes.
+pub trait ObjectStore: Clone + Send + Sync + 'static {
+    /// Applies an operation that reads, to the live object or to a snapshot of it.
+    fn read(
+        &self,
+        object: &str,
+        operation: Operation,
+        snap: SnapId,
+    ) -> impl Future<Output = Result<OpReply, OpError>> + Send + 'static;
+
+    /// Applies an operation that writes, under the given snapshot context.
+    fn write(
+        &self,
+        object: &str,
+        operation: Operation,
+        snapc: &SnapContext,
+    ) -> impl Future<Output = Result<OpReply, OpError>> + Send + 'static;
+
+    /// Starts to watch an object.
+    fn watch(&self, object: &str) -> impl Future<Output = Result<Watch, OpError>> + Send;
+
+    /// Ends a watch of this client instance.
+    fn unwatch(&self, cookie: u64) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Sends `payload` to all watchers and waits for their answers, at most about `timeout`.
+    fn notify(
+        &self,
+        object: &str,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<NotifyReply, OpError>> + Send;
+
+    /// Acknowledges a notify that came through the watch `cookie`.
+    fn acknowledge(
+        &self,
+        object: &str,
+        cookie: u64,
+        notify_id: u64,
+        answer: Bytes,
+    ) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Bars a client instance from the cluster, and returns when this client's map shows it.
+    fn blocklist(&self, addr: EntityAddr) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Whether this client instance is itself barred.
+    fn is_blocklisted(&self) -> bool;
+
+    /// The same client's view of another pool, by number.
+    ///
+    /// # Errors
+    /// [`OpError::NoPool`] if there is no such pool.
+    fn with_pool(&self, pool: PoolId, namespace: &str) -> Result<Self, OpError>;
+
+    /// Number of the pool.
+    fn pool(&self) -> PoolId;
+
+    /// Name of the pool.
+    fn pool_name(&self) -> String;
+
+    /// Namespace in the pool; empty for the default one.
+    fn namespace(&self) -> &str;
+
+    /// The number and the address under which the cluster knows this client instance; both appear in
+    /// watchers and locks.
+    fn identity(&self) -> (GlobalId, EntityAddr);
+}
