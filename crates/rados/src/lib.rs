@@ -5,5 +5,8 @@ mod op;
 mod watch;
 
 pub use error::OpError;
-pub use op::{Errno, ObjectStat, ObjectWatcher, OpOutcome, OpReply, Operation, SnapContext, SparseExtents};
+pub use op::{
+    Errno, ObjectStat, ObjectWatcher, Op, OpKind, OpOutcome, OpReply, Operation, SnapContext, SparseExtents,
+    WatchAction,
+};
 pub use watch::{NotifyReply, Watch, WatchEvent};

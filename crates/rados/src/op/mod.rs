@@ -46,43 +46,87 @@ impl SnapContext {
 
 /// What a watch op does. Ceph: `CEPH_OSD_WATCH_OP_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WatchAction {
+pub enum WatchAction {
+    /// Ends the watch.
     Unwatch,
+    /// Starts it.
     Watch,
-    Reconnect { generation: u32 },
-    Ping { generation: u32 },
+    /// Takes it up again after the connection was lost.
+    Reconnect {
+        /// Counts the registrations of the watch.
+        generation: u32,
+    },
+    /// Keeps it alive.
+    Ping {
+        /// Counts the registrations of the watch.
+        generation: u32,
+    },
 }
 
-/// One op. The variants say what the OSD does; offsets and lengths are bytes within the object.
+/// What one op does. Offsets and lengths are bytes within the object; see the methods of [`Operation`] that
+/// add each kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum OpKind {
+#[expect(missing_docs, reason = "the fields are the parameters of the methods of the same names")]
+#[non_exhaustive]
+pub enum OpKind {
+    /// [`Operation::read`].
     Read { offset: u64, len: u64 },
+    /// [`Operation::sparse_read`].
     SparseRead { offset: u64, len: u64 },
+    /// [`Operation::stat`].
     Stat,
+    /// [`Operation::assert_version`].
     AssertVersion { version: u64 },
+    /// [`Operation::list_watchers`].
     ListWatchers,
+    /// [`Operation::create`].
     Create { exclusive: bool },
+    /// [`Operation::write`].
     Write { offset: u64, data: Bytes },
+    /// [`Operation::write_full`].
     WriteFull { data: Bytes },
+    /// [`Operation::zero`].
     Zero { offset: u64, len: u64 },
+    /// [`Operation::truncate`].
     Truncate { size: u64 },
+    /// [`Operation::delete`].
     Delete,
+    /// [`Operation::set_alloc_hint`].
     SetAllocHint { object_size: u64, write_size: u64, flags: u32 },
+    /// [`Operation::call`] and [`Operation::call_mut`].
     Call { class: &'static str, method: &'static str, input: Bytes, mutates: bool },
+    /// [`Operation::omap_get_vals`].
     OmapGetVals { after: String, prefix: String, max: u64 },
+    /// [`Operation::omap_get_vals_by_keys`].
     OmapGetValsByKeys { keys: Vec<String> },
+    /// [`Operation::get_xattr`].
     GetXattr { name: String },
+    /// [`Operation::set_xattr`].
     SetXattr { name: String, value: Bytes },
+    /// [`Operation::compare_extent`].
     CompareExtent { offset: u64, data: Bytes },
+    /// Registers or ends a watch.
     Watch { cookie: u64, action: WatchAction },
+    /// Sends a notify.
     Notify { cookie: u64, timeout_secs: u32, payload: Bytes },
+    /// Acknowledges a notify.
     NotifyAck { notify_id: u64, cookie: u64, payload: Bytes },
 }
 
+/// One op of an [`Operation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Op {
-    pub(crate) kind: OpKind,
+pub struct Op {
+    /// What it does.
+    pub kind: OpKind,
     pub(crate) flags: u32,
+}
+
+impl Op {
+    /// Whether it may fail without failing the operation.
+    #[must_use]
+    pub fn may_fail(&self) -> bool {
+        self.flags & OP_FLAG_FAILOK != 0
+    }
 }
 
 const OP_FLAG_EXCLUSIVE: u32 = 0x1;
@@ -246,6 +290,12 @@ impl Operation {
     pub fn full_try(mut self) -> Self {
         self.full_try = true;
         self
+    }
+
+    /// The ops, in order. For object stores other than RADOS.
+    #[must_use]
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
     }
 
     /// Whether it has no ops.
