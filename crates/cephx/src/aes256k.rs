@@ -128,3 +128,92 @@ fn xor(into: &mut [u8], with: &[u8]) {
         *a ^= b;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    /// The key and usage number of RFC 8009, appendix A.
+    const KEY: [u8; 32] = hex!("6D404D37FAF79F9DF0D33568D320669800EB4836472EA8A026D16B7182460C52");
+    const USAGE: u32 = 2;
+
+    #[test]
+    fn keys_are_derived_as_in_rfc_8009() {
+        let encryption = hex!("56AB22BEE63D82D7BC5227F6773F8EA7A5EB1C825160C38312980C442E5C7E49");
+        let integrity = hex!("69B16514E3CD8E56B82010D5C73012B622C4D00FFC23ED1F");
+        let checksum = hex!("EF5718BE86CC84963D8BBB5031E9F5C4BA41F28FAF69E73D");
+        assert_eq!(*derive::<32>(&KEY, USAGE, 0xaa), encryption);
+        assert_eq!(*derive::<24>(&KEY, USAGE, 0x55), integrity);
+        assert_eq!(*derive::<24>(&KEY, USAGE, 0x99), checksum);
+    }
+
+    #[test]
+    fn messages_are_encrypted_as_in_rfc_8009() {
+        let cases: [(&[u8], [u8; 16], &[u8]); 4] = [
+            (
+                &[],
+                hex!("F764E9FA15C276478B2C7D0C4E5F58E4"),
+                &hex!("41F53FA5BFE7026D91FAF9BE959195A058707273A96A40F0A01960621AC612748B9BBFBE7EB4CE3C"),
+            ),
+            (
+                &hex!("000102030405"),
+                hex!("B80D3251C1F6471494256FFE712D0B9A"),
+                &hex!(
+                    "4ED7B37C2BCAC8F74F23C1CF07E62BC7B75FB3F637B9F559C7F664F69EAB7B60"
+                    "92237526EA0D1F61CB20D69D10F2"
+                ),
+            ),
+            (
+                &hex!("000102030405060708090A0B0C0D0E0F"),
+                hex!("53BF8A0D105265D4E276428624CE5E63"),
+                &hex!(
+                    "BC47FFEC7998EB91E8115CF8D19DAC4BBBE2E163E87DD37F49BECA92027764F6"
+                    "8CF51F14D798C2273F35DF574D1F932E40C4FF255B36A266"
+                ),
+            ),
+            (
+                &hex!("000102030405060708090A0B0C0D0E0F1011121314"),
+                hex!("763E65367E864F02F55153C7E3B58AF1"),
+                &hex!(
+                    "40013E2DF58E8751957D2878BCD2D6FE101CCFD556CB1EAE79DB3C3EE86429F2"
+                    "B2A602AC86FEF6ECB647D6295FAE077A1FEB517508D2C16B4192E01F62"
+                ),
+            ),
+        ];
+        for (plain, confounder, sealed) in cases {
+            let plain = [&confounder, plain].concat();
+            assert_eq!(encrypt(&KEY, USAGE, &plain), sealed);
+            assert_eq!(decrypt(&KEY, USAGE, sealed).unwrap().as_slice(), plain);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encrypted_decrypts_for_the_same_usage_only(
+            key: [u8; 32], usage: u32, plain in prop::collection::vec(any::<u8>(), CONFOUNDER..200),
+        ) {
+            let sealed = encrypt(&key, usage, &plain);
+            prop_assert_eq!(sealed.len(), plain.len() + TAG);
+            let opened = decrypt(&key, usage, &sealed);
+            prop_assert_eq!(opened.as_ref().map(|plain| plain.as_slice()), Some(&plain[..]));
+            prop_assert!(decrypt(&key, !usage, &sealed).is_none());
+        }
+
+        #[test]
+        fn a_changed_bit_is_noticed(
+            key: [u8; 32], plain in prop::collection::vec(any::<u8>(), CONFOUNDER..100), at: prop::sample::Index,
+        ) {
+            let mut sealed = encrypt(&key, USAGE, &plain);
+            let at = at.index(sealed.len() * 8);
+            sealed[at / 8] ^= 1 << (at % 8);
+            prop_assert!(decrypt(&key, USAGE, &sealed).is_none());
+        }
+
+        #[test]
+        fn hostile_bytes_do_not_decrypt(key: [u8; 32], sealed in prop::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(decrypt(&key, USAGE, &sealed).is_none());
+        }
+    }
+}

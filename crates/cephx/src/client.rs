@@ -337,3 +337,13 @@ impl std::fmt::Debug for Client {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Client {
+    pub(crate) fn session_key(&self, service: EntityType) -> CryptoKey {
+        self.tickets[&service].session_key.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -141,3 +141,72 @@ impl Opened {
         Reader::new(&self.plain[self.start..])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ceph_codec::Decode;
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    const SECRET: [u8; 32] = hex!("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+
+    fn aes() -> CryptoKey {
+        CryptoKey::for_test(KeyKind::Aes, &SECRET[..16])
+    }
+
+    fn aes256k() -> CryptoKey {
+        CryptoKey::for_test(KeyKind::Aes256k, &SECRET)
+    }
+
+    /// Computed with OpenSSL's AES-128-CBC, Ceph's IV and PKCS#7 padding.
+    #[test]
+    fn aes_blobs_are_cbc_with_cephs_iv_and_padding() {
+        let cases: [(&[u8], [u8; 32]); 2] = [
+            (b"0123456", hex!("c89a11182917c7a8c6c4bfa8c35e4761f49afbba3816417b67978a668f701746")),
+            (b"01234567", hex!("c89a11182917c7a8c6c4bfa8c35e4761e0947408fecbefbf557b818e7b0951cc")),
+        ];
+        for (plain, sealed) in cases {
+            let mut no_random = |_: &mut [u8]| panic!("aes takes no randomness");
+            let out = aes().seal(Usage::Authorize, &mut no_random, |out| out.extend_from_slice(plain));
+            assert_eq!(out, sealed);
+            assert_eq!(aes().open(Usage::Authorize, &sealed).unwrap().reader().rest(), plain);
+        }
+    }
+
+    /// Computed with Python's `cryptography` and `hmac`.
+    #[test]
+    fn proofs_are_folded_to_64_bits() {
+        let (server, client) = (0x0102_0304_0506_0708, 0x1112_1314_1516_1718);
+        assert_eq!(aes().challenge_proof(server, client), 0xe965_f059_2508_5d65);
+        assert_eq!(aes256k().challenge_proof(server, client), 0x4ba2_5336_3bea_aff3);
+    }
+
+    #[test]
+    fn an_envelope_with_the_wrong_magic_is_refused() {
+        let mut plain = vec![VERSION];
+        (MAGIC + 1).encode(&mut plain);
+        let sealed = aes().encrypt(0, &plain);
+        let opened = aes().open(Usage::TicketBlob, &sealed).map(drop);
+        assert_eq!(opened, Err(AuthError::Undecryptable { what: "ticket" }));
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_structs_open_with_the_same_key_only(value: u64, byte: u8) {
+            for (key, other) in [(aes(), [7; 16].as_slice()), (aes256k(), &[7; 32])] {
+                let sealed = key.seal(Usage::Authorize, &mut |b: &mut [u8]| b.fill(byte), |out| value.encode(out));
+                let opened = key.open(Usage::Authorize, &sealed).unwrap();
+                prop_assert_eq!(u64::decode(&mut opened.reader()), Ok(value));
+                prop_assert!(CryptoKey::for_test(key.kind(), other).open(Usage::Authorize, &sealed).is_err());
+            }
+        }
+
+        #[test]
+        fn hostile_blobs_do_not_open(sealed in prop::collection::vec(any::<u8>(), 0..100)) {
+            for key in [aes(), aes256k()] {
+                prop_assert!(key.open(Usage::TicketBlob, &sealed).is_err());
+            }
+        }
+    }
+}

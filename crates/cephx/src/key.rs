@@ -175,3 +175,60 @@ impl CryptoKey {
         out.extend_from_slice(&self.secret);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AES: &str = "AQCrhgNrSTJUJxAA4R2M1aOK9kPcG1hTVOGBfg==";
+    const AES256K: &str = "AgDWhgNrA4/pAiAA+iRxcEBiqMucc/tGUy1ZnBTrtgeI72ZApa+4Jgh65Vw=";
+
+    fn base64_of(bytes: &[u8]) -> String {
+        STANDARD.encode(bytes)
+    }
+
+    #[test]
+    fn keys_made_by_ceph_are_read() {
+        let key = CryptoKey::from_base64(AES).unwrap();
+        assert_eq!((key.kind(), key.secret().len(), key.created().sec), (KeyKind::Aes, 16, 0x6b03_86ab));
+        let key = CryptoKey::from_base64(AES256K).unwrap();
+        assert_eq!((key.kind(), key.secret().len(), key.created().sec), (KeyKind::Aes256k, 32, 0x6b03_86d6));
+    }
+
+    #[test]
+    fn a_key_file_may_have_whitespace_around_the_key() {
+        let key = CryptoKey::from_key_file(format!(" \t{AES}\r\n\n").as_bytes()).unwrap();
+        assert_eq!(key.kind(), KeyKind::Aes);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(format!("{:?}", CryptoKey::from_base64(AES).unwrap()), "CryptoKey { kind: Aes, .. }");
+    }
+
+    #[test]
+    fn each_kind_of_damage_has_its_own_error() {
+        let error = |text: &str| CryptoKey::from_base64(text).unwrap_err();
+        assert_eq!(error(" \n"), KeyError::Empty);
+        assert_eq!(error(&"A".repeat(5000)), KeyError::TooLong { len: 5000 });
+        assert_eq!(error("[client.admin]"), KeyError::NotBase64);
+        assert_eq!(error(&AES[..AES.len() - 4]), {
+            let source = DecodeError::Truncated { what: "secret of a key", need: 16, have: 15 };
+            KeyError::Malformed(source)
+        });
+        assert_eq!(error(&base64_of(&[0; 12])), KeyError::UnknownKind(0));
+        assert_eq!(error(&base64_of(&[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])), KeyError::UnknownKind(3));
+        let short = base64_of(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9]);
+        assert_eq!(error(&short), KeyError::WrongLength { kind: KeyKind::Aes, len: 1 });
+        let long = base64_of(&[&STANDARD.decode(AES).unwrap()[..], &[0, 0]].concat());
+        assert_eq!(error(&long), KeyError::TrailingBytes(2));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_key_files_are_an_error_or_a_key(bytes: Vec<u8>) {
+            prop_assert!(CryptoKey::from_key_file(&bytes).is_err());
+        }
+    }
+}

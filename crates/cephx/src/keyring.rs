@@ -185,3 +185,89 @@ fn skip_continuation<'a>(value: &str, lines: &mut impl Iterator<Item = (&'a str,
         goes_on = lines.next().is_some_and(|(text, _)| text.trim_end().ends_with('\\'));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KeyKind;
+    use proptest::prelude::*;
+
+    const KEY: &str = "AQCrhgNrSTJUJxAA4R2M1aOK9kPcG1hTVOGBfg==";
+    const KEY2: &str = "AgDWhgNrA4/pAiAA+iRxcEBiqMucc/tGUy1ZnBTrtgeI72ZApa+4Jgh65Vw=";
+
+    fn kinds(text: &str) -> Vec<(String, KeyKind)> {
+        let keyring = Keyring::parse(text.as_bytes()).unwrap();
+        keyring.names().map(|name| (name.to_string(), keyring.get(name).unwrap().kind())).collect()
+    }
+
+    fn error(text: &str) -> KeyringError {
+        Keyring::parse(text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn keyrings_written_by_ceph_are_read() {
+        for (bytes, kind) in [
+            (&include_bytes!("../testdata/pacific/handshake-aes/keyring")[..], KeyKind::Aes),
+            (&include_bytes!("../testdata/tentacle/handshake-aes256k/keyring")[..], KeyKind::Aes256k),
+        ] {
+            let keyring = Keyring::parse(bytes).unwrap();
+            let names: Vec<_> = keyring.names().map(ToString::to_string).collect();
+            assert_eq!(names, ["mon.", "client.admin", "mgr.x"]);
+            assert_eq!(keyring.get(&EntityAuthName::client("admin")).unwrap().kind(), kind);
+            assert!(keyring.get(&EntityAuthName::client("nobody")).is_none());
+        }
+    }
+
+    #[test]
+    fn whitespace_comments_caps_and_unknown_settings_do_not_matter() {
+        let text = format!(
+            "\u{feff}# comment\n; comment\r\n\r\n[global]\nfsid = x\n  [ client.a ]  # mine\n\t key={KEY} ; comment\r\n\
+             caps mon = \"allow r, allow command \\\"auth get\\\"\"\nauid = 0\ncaps osd = allow rwx \\\n  pool=a\n\
+             [client.b]\nkey   =   \"{KEY2}\"\n[client.no-key]\ncaps_mon = allow r"
+        );
+        let expected = [("client.a".into(), KeyKind::Aes), ("client.b".into(), KeyKind::Aes256k)];
+        assert_eq!(kinds(&text), expected);
+    }
+
+    #[test]
+    fn the_last_key_of_a_user_counts() {
+        let text = format!("[client.a]\nkey = {KEY}\n[client.a]\nkey = {KEY2}\n");
+        assert_eq!(kinds(&text), [("client.a".into(), KeyKind::Aes256k)]);
+    }
+
+    #[test]
+    fn an_empty_keyring_has_no_keys() {
+        assert_eq!(kinds(""), []);
+    }
+
+    #[test]
+    fn errors_tell_the_line_and_never_the_key() {
+        assert_eq!(error(KEY), KeyringError::NoSection { line: 1 });
+        assert_eq!(error("[client.a]\nnonsense"), KeyringError::Syntax { line: 2 });
+        assert_eq!(error("[client.a\nkey = x"), KeyringError::Syntax { line: 1 });
+        assert_eq!(error("\n[admin]\n"), KeyringError::BadSection { line: 2 });
+        let name = EntityAuthName::client("a");
+        let bad_key = KeyringError::BadKey { line: 3, name, source: KeyError::NotBase64 };
+        assert_eq!(error("[client.a]\n\nkey = Zm9v!"), bad_key);
+        assert!(!bad_key.to_string().contains("Zm9v"));
+    }
+
+    /// The encoding of keyrings before Ceph 0.48: version, count, entity names.
+    #[test]
+    fn a_binary_keyring_is_refused_as_such() {
+        assert_eq!(Keyring::parse(b"\x01\x01\0\0\0\x08\0\0\0admin").unwrap_err(), KeyringError::Binary);
+        assert_eq!(Keyring::parse(b"[client.\xff]").unwrap_err(), KeyringError::Binary);
+    }
+
+    #[test]
+    fn a_huge_keyring_is_refused() {
+        assert_eq!(Keyring::parse(&vec![b'\n'; MAX_LEN + 1]).unwrap_err(), KeyringError::TooLarge { len: 1048577 });
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_keyrings_do_not_panic(text in "(\\[|\\]|=|\"|\\\\|key|client\\.|#|;|\n| |.){0,40}") {
+            let _ = Keyring::parse(text.as_bytes());
+        }
+    }
+}

@@ -36,6 +36,8 @@ mod key;
 mod keyring;
 mod name;
 pub mod none;
+#[cfg(test)]
+mod recorded;
 mod ticket;
 
 use zeroize::Zeroizing;
