@@ -15,8 +15,9 @@ const GET_AUTH_SESSION_KEY: u16 = 0x0100;
 /// Shows the AUTH ticket, yields tickets for services. Ceph: `CEPHX_GET_PRINCIPAL_SESSION_KEY`.
 const GET_PRINCIPAL_SESSION_KEY: u16 = 0x0200;
 
-/// Shortest time between two renewals: a monitor that has no ticket for us must not be asked in a busy loop.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
+/// Time to the next renewal after one that did not bring what was asked for: a monitor that has no ticket for
+/// us must not be asked in a busy loop.
+const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 
 /// All that one client instance knows: its key, its global id, its tickets. Outlives every connection.
 ///
@@ -30,7 +31,8 @@ pub struct Client {
     global_id: GlobalId,
     tickets: BTreeMap<EntityType, Ticket>,
     session: Option<Session>,
-    renewed_at: Option<Duration>,
+    /// No renewal before this.
+    not_before: Duration,
 }
 
 /// The authenticated connection to a monitor.
@@ -76,7 +78,7 @@ impl Client {
             global_id: GlobalId(0),
             tickets: BTreeMap::new(),
             session: None,
-            renewed_at: None,
+            not_before: Duration::ZERO,
         }
     }
 
@@ -111,7 +113,7 @@ impl Client {
         self.global_id = GlobalId(0);
         self.tickets.clear();
         self.session = None;
-        self.renewed_at = None;
+        self.not_before = Duration::ZERO;
     }
 
     /// Starts the exchange of a connection with a service.
@@ -147,14 +149,8 @@ impl Client {
         if self.session.as_ref()?.pending.is_some() {
             return None;
         }
-        let due = self
-            .wanted_services()
-            // There may be no manager, so its ticket is renewed along with others, never on its own.
-            .filter(|&service| service != EntityType::MGR)
-            .map(|service| self.tickets.get(&service).map_or(Duration::ZERO, |ticket| ticket.renew_after))
-            .min()?;
-        let earliest = self.renewed_at.map_or(Duration::ZERO, |at| at.saturating_add(RENEWAL_INTERVAL));
-        Some(due.max(earliest))
+        let renew_after = |service| self.tickets.get(&service).map_or(Duration::ZERO, |t| t.renew_after);
+        Some(self.required_services().map(renew_after).min()?.max(self.not_before))
     }
 
     /// Asks for new tickets where a quarter of the lifetime or less is left, or there is none.
@@ -187,7 +183,7 @@ impl Client {
         if let Some(session) = &mut self.session {
             session.pending = Some(pending);
         }
-        self.renewed_at = Some(now);
+        self.not_before = now.saturating_add(RENEWAL_RETRY);
         Renewal::Request(payload)
     }
 
@@ -212,19 +208,32 @@ impl Client {
             let tickets = decode_tickets(&mut r, &auth_key, None, now)?;
             self.install(tickets.into_iter().filter(|(service, _)| *service != EntityType::AUTH));
         }
+        if self.required_services().all(|service| !self.is_due(service, now)) {
+            self.not_before = Duration::ZERO;
+        }
         Ok(())
     }
 
     /// The services whose tickets are missing or due, as a mask.
     fn needed(&self, now: Duration) -> u8 {
         self.wanted_services()
-            .filter(|service| self.tickets.get(service).is_none_or(|ticket| now >= ticket.renew_after))
+            .filter(|&service| self.is_due(service, now))
             .fold(0, |mask, service| mask | service.0)
     }
 
-    fn wanted_services(&self) -> impl Iterator<Item = EntityType> {
+    fn is_due(&self, service: EntityType, now: Duration) -> bool {
+        self.tickets.get(&service).is_none_or(|ticket| now >= ticket.renew_after)
+    }
+
+    fn wanted_services(&self) -> impl Iterator<Item = EntityType> + use<> {
         let wanted = self.wanted;
         (0..8).map(|bit| 1u8 << bit).filter(move |bit| wanted & bit != 0).map(EntityType)
+    }
+
+    /// The wanted services but the manager: there may be none, so its ticket is renewed along with the others
+    /// and never on its own.
+    fn required_services(&self) -> impl Iterator<Item = EntityType> + use<> {
+        self.wanted_services().filter(|&service| service != EntityType::MGR)
     }
 
     /// Who this instance is, and the ticket that proves it.

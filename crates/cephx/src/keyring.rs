@@ -261,7 +261,10 @@ mod tests {
 
     #[test]
     fn a_huge_keyring_is_refused() {
-        assert_eq!(Keyring::parse(&vec![b'\n'; MAX_LEN + 1]).unwrap_err(), KeyringError::TooLarge { len: 1048577 });
+        assert_eq!(
+            Keyring::parse(&vec![b'\n'; MAX_LEN + 1]).unwrap_err(),
+            KeyringError::TooLarge { len: 1048577 }
+        );
     }
 
     proptest! {

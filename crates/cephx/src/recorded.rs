@@ -13,9 +13,11 @@ use crate::*;
 
 const NOW: Duration = Duration::from_secs(1000);
 
-/// Payloads of the frames with a tag. Handshake frames have one segment and, revision 1 in crc mode, a
-/// preamble of 32 bytes and a checksum of 4.
-fn frames(stream: &[u8], tag: u8) -> Vec<&[u8]> {
+/// A frame of revision 1 in crc mode: tag and segments.
+type Frame<'a> = (u8, Vec<&'a [u8]>);
+
+/// A preamble of 32 bytes, segments with a checksum behind the first, and if there are more an epilogue of 13.
+fn split(stream: &[u8]) -> Vec<Frame<'_>> {
     let mut r = Reader::new(stream);
     assert_eq!(r.take("banner", 8).unwrap(), b"ceph v2\n");
     let len = u16::decode(&mut r).unwrap();
@@ -23,15 +25,31 @@ fn frames(stream: &[u8], tag: u8) -> Vec<&[u8]> {
     let mut out = Vec::new();
     while !r.is_empty() {
         let preamble = r.take("preamble", 32).unwrap();
-        assert_eq!(preamble[1], 1, "one segment");
-        let len = u32::decode_from(&preamble[2..]).unwrap() as usize;
-        let payload = r.take("segment", len).unwrap();
-        r.take("checksum", if len > 0 { 4 } else { 0 }).unwrap();
-        if preamble[0] == tag {
-            out.push(payload);
+        let mut segments = Vec::new();
+        for i in 0..usize::from(preamble[1]) {
+            let len = u32::decode_from(&preamble[2 + 6 * i..]).unwrap() as usize;
+            segments.push(r.take("segment", len).unwrap());
+            r.take("checksum", if i == 0 && len > 0 { 4 } else { 0 }).unwrap();
         }
+        r.take("epilogue", if segments.len() > 1 { 13 } else { 0 }).unwrap();
+        out.push((preamble[0], segments));
     }
     out
+}
+
+/// First segments of the frames with a tag.
+fn frames(stream: &[u8], tag: u8) -> Vec<&[u8]> {
+    split(stream).iter().filter(|frame| frame.0 == tag).map(|frame| frame.1[0]).collect()
+}
+
+/// Front segments of the messages of a type, which their headers have at offset 16.
+fn messages(stream: &[u8], kind: u16) -> Vec<&[u8]> {
+    let of_kind = |segments: &[&[u8]]| u16::decode_from(&segments[0][16..]) == Ok(kind);
+    split(stream).iter().filter(|(tag, segments)| *tag == 17 && of_kind(segments)).map(|f| f.1[1]).collect()
+}
+
+fn stream(base: &Path, name: &str, direction: &str) -> Vec<u8> {
+    fs::read(base.join(format!("{name}.{direction}"))).unwrap()
 }
 
 /// One recorded connection.
@@ -46,8 +64,7 @@ struct Recording {
 
 impl Recording {
     fn read(base: &Path, name: &str) -> Self {
-        let read = |ext| fs::read(base.join(format!("{name}.{ext}"))).unwrap();
-        let (c2s, s2c) = (read("c2s"), read("s2c"));
+        let (c2s, s2c) = (stream(base, name, "c2s"), stream(base, name, "s2c"));
         let mut request = Reader::new(frames(&c2s, 2)[0]);
         assert_eq!(u32::decode(&mut request), Ok(METHOD));
         request.seq("modes", u32::decode).unwrap();
@@ -73,14 +90,19 @@ fn replay(mut recorded: Vec<u8>) -> impl FnMut(&mut [u8]) {
 }
 
 /// Runs the monitor's part. Returns the secrets of the session.
-fn authenticate(client: &mut Client, mon: &Recording) -> SessionSecrets {
+fn authenticate(client: &mut Client, mon: &Recording, now: Duration) -> SessionSecrets {
     let mut handshake = client.start_mon();
     assert_eq!(handshake.payload(), mon.request);
     // Kind of the request, version, client challenge.
     let mut random = replay(mon.request_more[3..11].to_vec());
-    let answer = handshake.challenge(client, &mon.reply_more, NOW, &mut random).unwrap();
+    let answer = handshake.challenge(client, &mon.reply_more, now, &mut random).unwrap();
     assert_eq!(answer, mon.request_more);
-    handshake.done(client, mon.global_id, &mon.done, NOW).unwrap()
+    handshake.done(client, mon.global_id, &mon.done, now).unwrap()
+}
+
+fn admin_key(base: &Path) -> CryptoKey {
+    let keyring = Keyring::parse(&fs::read(base.join("keyring")).unwrap()).unwrap();
+    keyring.get(&EntityAuthName::client("admin")).unwrap().clone()
 }
 
 /// The randomness of a recorded authorizer: its nonce, and the confounder in front of it.
@@ -107,9 +129,7 @@ fn recordings() -> Vec<(PathBuf, CryptoKey)> {
     let mut out = Vec::new();
     for kind in children(&testdata).iter().flat_map(|release| children(release)) {
         if kind.file_name().unwrap().to_str().unwrap().starts_with("handshake-") {
-            let keyring = Keyring::parse(&fs::read(kind.join("keyring")).unwrap()).unwrap();
-            let key = keyring.get(&EntityAuthName::client("admin")).unwrap();
-            out.extend(children(&kind).into_iter().map(|client| (client, key.clone())));
+            out.extend(children(&kind).into_iter().map(|client| (client, admin_key(&kind))));
         }
     }
     assert_eq!(out.len(), 8);
@@ -122,7 +142,7 @@ fn we_say_what_librados_said_to_monitors_and_osds() {
         println!("{}", base.display());
         let mut client = Client::new(EntityAuthName::client("admin"), key);
         let mon = Recording::read(&base, "mon");
-        let secrets = authenticate(&mut client, &mon);
+        let secrets = authenticate(&mut client, &mon, NOW);
         assert_eq!(secrets.connection_secret.len(), if mon.secure { 64 } else { 0 });
         assert_eq!(client.global_id(), mon.global_id);
         for service in [EntityType::MON, EntityType::OSD, EntityType::AUTH] {
@@ -148,7 +168,7 @@ fn a_client_that_wants_no_services_gets_the_secrets_all_the_same() {
     for (base, key) in recordings() {
         let mut client = Client::with_services(EntityAuthName::client("admin"), key, &[]);
         let mon = Recording::read(&base, "mon-monmap-only");
-        let secrets = authenticate(&mut client, &mon);
+        let secrets = authenticate(&mut client, &mon, NOW);
         assert_eq!(secrets.connection_secret.len(), if mon.secure { 64 } else { 0 });
         assert!(!client.has_ticket(EntityType::OSD, NOW));
     }
@@ -166,4 +186,49 @@ fn a_wrong_key_reads_nothing_of_what_a_monitor_says() {
         assert_eq!(result, Err(AuthError::Undecryptable { what: "session key of a ticket" }));
         assert_eq!(client.global_id(), GlobalId(0));
     }
+}
+
+/// Tickets for services lived 30 s in this cluster, the AUTH ticket 60 s. The client looked once a second.
+#[test]
+fn tickets_are_renewed_and_the_identity_asked_back_when_and_as_librados_does() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pacific/renewal-aes");
+    let mut client = Client::new(EntityAuthName::client("admin"), admin_key(&base));
+    let session = Recording::read(&base, "session");
+    authenticate(&mut client, &session, Duration::ZERO);
+
+    let (c2s, s2c) = (stream(&base, "session", "c2s"), stream(&base, "session", "s2c"));
+    let (requests, replies) = (messages(&c2s, 17), messages(&s2c, 18));
+    // Milliseconds after the handshake, from the log of the client.
+    let times = [23_004, 45_008, 46_012, 69_020, 90_024, 92_024].map(Duration::from_millis);
+    assert_eq!((requests.len(), replies.len()), (times.len(), times.len()));
+    for ((request, reply), now) in requests.into_iter().zip(replies).zip(times) {
+        let due = client.renew_at().unwrap();
+        assert!(due <= now && now < due + Duration::from_millis(1100), "{due:?} {now:?}");
+        assert_eq!(client.renew(due - Duration::from_millis(1), &mut |_: &mut [u8]| ()), Renewal::Nothing);
+
+        // Version and a session number, both retired; protocol.
+        let mut r = Reader::new(&request[8 + 2 + 8..]);
+        assert_eq!(u32::decode(&mut r), Ok(METHOD));
+        let payload = r.bytes("payload").unwrap();
+        let proves_key = payload[..2] == [0, 1];
+        let random = if proves_key {
+            payload[3..11].to_vec()
+        } else {
+            randomness(&payload[2..], &client.session_key(EntityType::AUTH)).0
+        };
+        assert_eq!(client.renew(now, &mut replay(random)), Renewal::Request(payload.to_vec()));
+        assert_eq!(client.renew_at(), None);
+
+        let mut r = Reader::new(reply);
+        assert_eq!(u32::decode(&mut r), Ok(METHOD));
+        let result = i32::decode(&mut r).unwrap();
+        assert_eq!(GlobalId::decode(&mut r), Ok(client.global_id()));
+        client.renewed(result, r.bytes("result").unwrap(), now).unwrap();
+    }
+
+    let old_auth_key = client.session_key(EntityType::AUTH);
+    client.mon_closed();
+    authenticate(&mut client, &Recording::read(&base, "reclaim"), Duration::from_millis(117_044));
+    assert_eq!(client.global_id(), session.global_id);
+    assert_ne!(client.session_key(EntityType::AUTH).secret(), old_auth_key.secret());
 }
