@@ -8,7 +8,7 @@ use crate::bucket::{Algorithm, Bucket, ChooseArg};
 
 const MAGIC: u32 = 0x0001_0000;
 
-/// A CRUSH map: the hierarchy of a cluster's devices and the rules that choose among them.
+/// A CRUSH map: the hierarchy of a cluster's devices and the rules that choose among them. The default has none.
 ///
 /// ```text
 /// u32 magic | i32 max_buckets | u32 max_rules | i32 max_devices
@@ -18,7 +18,7 @@ const MAGIC: u32 = 0x0001_0000;
 /// tunables, device classes, choose_args               each optional, in the order they came into being
 /// ```
 /// Ceph: `CrushWrapper::decode` in `src/crush/CrushWrapper.cc`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CrushMap {
     /// Bucket `-1 - i` at index `i`.
     pub buckets: Vec<Option<Bucket>>,
