@@ -257,7 +257,8 @@ impl Client {
         3u8.encode(&mut out);
         client_challenge.encode(&mut out);
         self.key.challenge_proof(challenge, client_challenge).encode(&mut out);
-        old.map_or(&TicketBlob::default(), |ticket| &ticket.blob).encode(&mut out);
+        let no_ticket = TicketBlob::default();
+        old.map_or(&no_ticket, |ticket| &ticket.blob).encode(&mut out);
         u32::from(self.needed(now) | EntityType::AUTH.0).encode(&mut out);
         out
     }

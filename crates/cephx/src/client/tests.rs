@@ -421,6 +421,7 @@ fn a_service_must_challenge_once_and_answer_the_nonce() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn hostile_payloads_are_an_error(payload: Vec<u8>, status: i32) {
         for kind in [KeyKind::Aes, KeyKind::Aes256k] {
@@ -432,6 +433,25 @@ proptest! {
             prop_assert!(client.renewed(status, &payload, START).is_err());
             client.renew(START + Duration::from_secs(10_000), &mut no_random);
             prop_assert!(client.renewed(status, &payload, START).is_err());
+        }
+    }
+
+    #[test]
+    fn hostile_structs_from_someone_who_has_the_key_do_not_panic(plain: Vec<u8>, tickets: Vec<u8>) {
+        for kind in [KeyKind::Aes, KeyKind::Aes256k] {
+            let client = connected(&mut Monitor { kind, keys_made: 0 }, &SERVICES);
+            let key = client.session_key(EntityType::OSD);
+            let mut authorizer = client.authorize(EntityType::OSD, &mut no_random).unwrap();
+            let _ = authorizer.challenge(&osd_says(&key, Usage::AuthorizeChallenge, &plain), &mut no_random);
+            let _ = authorizer.done(&osd_says(&key, Usage::AuthorizeReply, &plain).encode_to_vec());
+
+            for encrypted in [false, true] {
+                let mut reply = vec![1, 1, 0, 0, 0, 0x20, 0, 0, 0, 1];
+                encode_bytes(&osd_says(&key, Usage::TicketSessionKey, &plain), &mut reply);
+                encrypted.encode(&mut reply);
+                encode_bytes(&osd_says(&key, Usage::TicketBlob, &tickets), &mut reply);
+                let _ = decode_tickets(&mut Reader::new(&reply), &key, Some(&key), START);
+            }
         }
     }
 
