@@ -1,5 +1,7 @@
 //! One connection, from the first byte to the last.
 
+mod state;
+
 use std::fmt;
 use std::io::IoSlice;
 use std::mem;
@@ -9,15 +11,15 @@ use ceph_codec::{Decode, DecodeError, Encode, EntityAddr, EntityType, GlobalId, 
 use subtle::ConstantTimeEq;
 
 use crate::crypto::{SIGNATURE_LEN, ciphers, signature};
-use crate::error::{FrameError, MsgrError};
-use crate::features;
-use crate::frame::{Frame, FrameReader, Preamble, Tag};
+use crate::error::MsgrError;
+use crate::frame::{Frame, FrameReader, Tag};
 use crate::handshake::{
     AuthBadMethod, AuthDone, AuthRequest, Banner, ClientIdent, ClientIdentFrame, ConMode, Hello, REVISION_1,
     ServerIdent, blob,
 };
 use crate::message::{Header, Message};
 use crate::outbox::{Outbox, Outgoing};
+use state::{Offer, Session, State, Transcript};
 
 /// What a connection needs to know from the start.
 #[derive(Debug, Clone)]
@@ -98,6 +100,7 @@ pub enum Event {
 /// [`fill_io_slices`](Self::fill_io_slices) gives and report it with [`advance_write`](Self::advance_write).
 pub struct Connection {
     config: ConnectionConfig,
+    offer: Offer,
     state: State,
     reader: FrameReader,
     outbox: Outbox,
@@ -105,54 +108,6 @@ pub struct Connection {
     unsent_acks: u32,
 }
 
-/// Each state owns only what it needs.
-enum State {
-    /// The peer's banner is awaited.
-    Banner(Transcript),
-    /// `HELLO` is awaited.
-    Hello(Transcript),
-    /// `start_auth` is awaited.
-    Start(Transcript),
-    /// The peer's reply to an authentication frame is awaited.
-    Reply(Transcript),
-    /// `continue_auth` is awaited.
-    More(Transcript),
-    /// `finish_auth` is awaited.
-    Done(Transcript, ConMode),
-    /// `AUTH_SIGNATURE` is awaited.
-    Signature { expected: [u8; SIGNATURE_LEN], ident: ClientIdent },
-    /// `SERVER_IDENT` is awaited.
-    Ident,
-    /// Messages go to and fro.
-    Open(Session),
-    /// An error happened.
-    Closed,
-}
-
-/// The bytes of the handshake in both directions, to be signed.
-#[derive(Default)]
-struct Transcript {
-    sent: Vec<u8>,
-    received: Vec<u8>,
-}
-
-/// A connection on which messages flow.
-struct Session {
-    features: u64,
-    /// `seq` of the last message received.
-    in_seq: u64,
-    /// `seq` of the last message sent.
-    out_seq: u64,
-}
-
-/// Bytes that the peer may send before it has authenticated itself. Real handshakes have about 1 KiB.
-const MAX_HANDSHAKE: usize = 1 << 20;
-/// Bytes of a frame that is not a message, later on.
-const MAX_CONTROL: usize = 64 << 10;
-/// Bytes of the front of a message. OSD maps of large clusters are the longest.
-const MAX_FRONT: usize = 64 << 20;
-/// Bytes of the middle of a message.
-const MAX_MIDDLE: usize = 16 << 20;
 /// Answers to keepalives that may wait for the transport; a peer that does not read gets no more.
 const MAX_UNSENT_ACKS: u32 = 16;
 
@@ -160,21 +115,20 @@ impl Connection {
     /// A new connection, which at once has something to write.
     #[must_use]
     pub fn new(config: ConnectionConfig) -> Self {
-        Self::with_revision(config, REVISION_1)
+        Self::with_offer(config, Offer::OURS)
     }
 
-    /// Offers `supported` in the banner.
-    fn with_revision(config: ConnectionConfig, supported: u64) -> Self {
+    fn with_offer(config: ConnectionConfig, offer: Offer) -> Self {
         let mut transcript = Transcript::default();
         let mut outbox = Outbox::new(config.crc_data);
-        let banner = Banner { supported, required: 0 }.to_wire();
+        let banner = Banner { supported: offer.revision, required: 0 }.to_wire();
         outbox.raw(&banner);
         transcript.sent.extend_from_slice(&banner);
         // Ceph sends this only once it knows the peer's revision. Here there is but one, so a round trip less.
         let hello = Hello { kind: EntityType::CLIENT, peer_addr: config.peer_addr }.encode_to_vec();
         transcript.sent.extend_from_slice(outbox.control(Tag::HELLO, &hello));
         let reader = FrameReader::new(config.crc_data);
-        Self { config, state: State::Banner(transcript), reader, outbox, unsent_acks: 0 }
+        Self { config, offer, state: State::Banner(transcript), reader, outbox, unsent_acks: 0 }
     }
 
     /// Where the transport appends what arrives; it should fill the spare capacity and not more.
@@ -436,8 +390,10 @@ impl Connection {
                 let ident = ClientIdentFrame {
                     ident: &ident,
                     target: self.config.peer_addr,
-                    features_supported: features::SUPPORTED,
-                    features_required: features::REQUIRED,
+                    features_supported: self.offer.supported,
+                    features_required: self.offer.required,
+                    flags: self.offer.flags,
+                    cookie: self.offer.cookie,
                 };
                 self.outbox.control(Tag::CLIENT_IDENT, &ident.encode_to_vec());
                 self.state = State::Ident;
@@ -465,15 +421,15 @@ impl Connection {
                 actual: ident.addrs.clone(),
             });
         }
-        let missing = ident.features_required & !features::SUPPORTED;
+        let missing = ident.features_required & !self.offer.supported;
         if missing != 0 {
             return Err(MsgrError::MissingFeatures { missing });
         }
-        let missing = features::REQUIRED & !ident.features_supported;
+        let missing = self.offer.required & !ident.features_supported;
         if missing != 0 {
             return Err(MsgrError::PeerLacksFeatures { missing });
         }
-        Ok(Session { features: ident.features_supported & features::SUPPORTED, in_seq: 0, out_seq: 0 })
+        Ok(Session { features: ident.features_supported & self.offer.supported, in_seq: 0, out_seq: 0 })
     }
 
     fn on_session_frame(&mut self, mut session: Session, frame: &Frame) -> Result<Option<Event>, MsgrError> {
@@ -515,49 +471,6 @@ impl Connection {
         };
         self.state = State::Open(session);
         Ok(event)
-    }
-}
-
-impl State {
-    /// What this side is doing, for messages.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Banner(_) => "waiting for the banner",
-            Self::Hello(_) => "waiting for HELLO",
-            Self::Start(_) => "about to authenticate",
-            Self::Reply(_) => "authenticating",
-            Self::More(_) => "answering an authentication question",
-            Self::Done(..) => "checking the peer's authentication",
-            Self::Signature { .. } => "waiting for the signature",
-            Self::Ident => "waiting for SERVER_IDENT",
-            Self::Open(_) => "exchanging messages",
-            Self::Closed => "closed",
-        }
-    }
-
-    /// Whether a frame may be as long as it says.
-    fn admit(&self, preamble: &Preamble, max_data: usize) -> Result<(), FrameError> {
-        let limits = match self {
-            Self::Open(_) if preamble.tag == Tag::MESSAGE => [Header::LEN, MAX_FRONT, MAX_MIDDLE, max_data],
-            Self::Open(_) | Self::Ident | Self::Signature { .. } => [MAX_CONTROL, 0, 0, 0],
-            _ => [MAX_HANDSHAKE, 0, 0, 0],
-        };
-        for (segment, (len, limit)) in preamble.lens.into_iter().zip(limits).enumerate() {
-            if len > limit {
-                return Err(FrameError::TooLong { frame: preamble.tag, segment, len, limit });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Transcript {
-    fn receive(&mut self, frame: &Frame) -> Result<(), MsgrError> {
-        if self.received.len() + frame.wire.len() > MAX_HANDSHAKE {
-            return Err(MsgrError::LongHandshake { limit: MAX_HANDSHAKE });
-        }
-        self.received.extend_from_slice(&frame.wire);
-        Ok(())
     }
 }
 

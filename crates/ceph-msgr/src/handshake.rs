@@ -157,6 +157,8 @@ pub(crate) struct ClientIdentFrame<'a> {
     pub(crate) target: EntityAddr,
     pub(crate) features_supported: u64,
     pub(crate) features_required: u64,
+    pub(crate) flags: u64,
+    pub(crate) cookie: u64,
 }
 
 /// The sender does not resume connections. Ceph: `CEPH_MSG_CONNECT_LOSSY` in `src/include/msgr.h`.
@@ -170,8 +172,8 @@ impl Encode for ClientIdentFrame<'_> {
         self.ident.global_seq.encode(out);
         self.features_supported.encode(out);
         self.features_required.encode(out);
-        LOSSY.encode(out);
-        0u64.encode(out); // cookie of a session that could be resumed: none
+        self.flags.encode(out);
+        self.cookie.encode(out);
     }
 }
 

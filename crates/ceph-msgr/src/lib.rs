@@ -20,9 +20,6 @@
 //! buffer. In the other direction large payloads stay the `Bytes` that the caller gave and are written from
 //! there. Only encryption copies: once, into the buffer in which it then happens.
 //!
-//! # What was measured
-//!
-//! See `benches/README.md` of this crate.
 //!
 //! Ceph: `doc/dev/msgr2.rst`, `src/msg/async/ProtocolV2.cc`, `src/msg/async/frames_v2.h`.
 
