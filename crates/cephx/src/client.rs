@@ -157,6 +157,8 @@ impl Client {
     ///
     /// The AUTH ticket too is renewed over the established session, by proving the key once more against the
     /// challenge that the session began with. Ceph: `CephxClientHandler::build_request`.
+    ///
+    /// One request is under way at a time; if its reply never comes, the session is to be closed.
     pub fn renew(&mut self, now: Duration, random: Random<'_>) -> Renewal {
         if self.renew_at().is_none_or(|at| now < at) {
             return Renewal::Nothing;
@@ -279,6 +281,7 @@ impl Client {
         self.response_header(&mut r, GET_AUTH_SESSION_KEY, old_key.map(|_| self.global_id))?;
         let mut tickets = decode_tickets(&mut r, &self.key, old_key, now)?;
         tickets.retain(|(service, _)| *service == EntityType::AUTH);
+        tickets.truncate(1);
         let session_key = tickets.first().ok_or(AuthError::NoAuthTicket)?.1.session_key.clone();
 
         let mut connection_secret = Zeroizing::default();

@@ -76,7 +76,7 @@ pub enum KeyringError {
 }
 
 impl Keyring {
-    /// Reads a keyring file.
+    /// Reads a keyring file. The caller still has its bytes and should wipe them.
     ///
     /// # Errors
     /// [`KeyringError`] with the number of the line.
