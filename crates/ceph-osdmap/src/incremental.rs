@@ -344,7 +344,8 @@ impl OsdMap {
             *slot = weight;
         }
         if let Some(osd) = self.slot(osd).filter(|_| weight != 0) {
-            osd.state = osd.state & !(OsdState::AUTOOUT | OsdState::NEW);
+            // This is how OSDs come into being.
+            osd.state = (osd.state | OsdState::EXISTS) & !(OsdState::AUTOOUT | OsdState::NEW);
         }
     }
 
