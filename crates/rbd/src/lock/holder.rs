@@ -1,0 +1,95 @@
+//! Who holds the lock, and is it alive?
+
+use ceph_codec::{EntityAddr, EntityName, EntityType, GlobalId};
+use rados::ObjectWatcher;
+
+use super::cls::{EXCLUSIVE, LockInfo, LockOwner};
+
+/// The tag of locks that RBD clients manage by themselves. Ceph: `WATCHER_LOCK_TAG` in
+/// `src/librbd/managed_lock/Utils.cc`.
+pub(super) const TAG: &str = "internal";
+
+/// The cookie of a lock, from that of the watch which proves that its owner is alive.
+pub(super) fn lock_cookie(watch: u64) -> String {
+    format!("auto {watch}")
+}
+
+/// The cookie of the watch in the cookie of a lock; `None` for other locks.
+fn watch_of(cookie: &str) -> Option<u64> {
+    cookie.strip_prefix("auto ")?.trim().parse().ok()
+}
+
+/// Who stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Nobody, any more.
+    Nobody,
+    /// A lock that a user took, such as by `rbd lock add`: nobody will answer a request for it.
+    Foreign(LockOwner),
+    /// This client instance, through a watch that is gone: a leftover.
+    Own(LockOwner),
+    /// A client with its watch.
+    Alive(LockOwner),
+    /// A client without the watch named in its lock, but with another: it may be about to correct that. The
+    /// flag says whether it is this client instance, by another opening of the image.
+    Rewatching(LockOwner, bool),
+    /// A client without a watch.
+    Dead(LockOwner),
+}
+
+impl Holder {
+    pub(super) fn owner(&self) -> Option<&LockOwner> {
+        match self {
+            Self::Nobody => None,
+            Self::Foreign(owner)
+            | Self::Own(owner)
+            | Self::Alive(owner)
+            | Self::Rewatching(owner, _)
+            | Self::Dead(owner) => Some(owner),
+        }
+    }
+
+    /// Judges a lock by the watchers of the same object, seen at the same time. `me` and `my_watch` are this
+    /// client instance and the watch through which it wants the lock.
+    ///
+    /// Ceph: `GetLockerRequest`, `BreakRequest` in `src/librbd/managed_lock/`.
+    pub(super) fn judge(
+        info: LockInfo,
+        watchers: &[ObjectWatcher],
+        me: GlobalId,
+        my_watch: Option<u64>,
+    ) -> Self {
+        let LockInfo { lockers, kind, tag } = info;
+        let Some(owner) = lockers.into_iter().next() else { return Self::Nobody };
+        let Some(watch) = watch_of(&owner.cookie).filter(|_| kind == EXCLUSIVE && tag == TAG) else {
+            return Self::Foreign(owner);
+        };
+        if owner.addr.addr.is_none_or(|addr| addr.ip().is_unspecified()) {
+            return Self::Foreign(owner);
+        }
+        let mut others = false;
+        for watcher in watchers.iter().filter(|watcher| same_instance(&watcher.addr, &owner.addr)) {
+            if watcher.cookie == watch {
+                return Self::Alive(owner);
+            }
+            others |= Some(watcher.cookie) != my_watch;
+        }
+        let own = is_client(owner.name, me);
+        if others {
+            Self::Rewatching(owner, own)
+        } else if own {
+            Self::Own(owner)
+        } else {
+            Self::Dead(owner)
+        }
+    }
+}
+
+fn is_client(name: EntityName, id: GlobalId) -> bool {
+    name.kind == EntityType::CLIENT && u64::try_from(name.num) == Ok(id.0)
+}
+
+/// Whether two addresses are of the same client instance. Locks store every address as if of messenger v1.
+fn same_instance(a: &EntityAddr, b: &EntityAddr) -> bool {
+    (a.nonce, a.addr) == (b.nonce, b.addr)
+}
