@@ -1,0 +1,197 @@
+//! Why an image cannot be opened, and why reading or writing it fails.
+
+use ceph_codec::PoolId;
+use rados::{Errno, OpError};
+use thiserror::Error;
+
+use crate::{Features, LayoutError, LockError, ObjectMapError};
+
+/// Why an image cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such image in the pool and namespace.
+    #[error("image {image} does not exist")]
+    NoImage {
+        /// Name or id, as asked for.
+        image: String,
+    },
+    /// The image has no such snapshot.
+    #[error("image {image} has no snapshot {snapshot}")]
+    NoSnapshot {
+        /// Name or id of the image.
+        image: String,
+        /// Name or id of the snapshot, as asked for.
+        snapshot: String,
+    },
+    /// The image has format 1.
+    #[error("image {image} has format 1, only format 2 is supported")]
+    FormatV1 {
+        /// Its name.
+        image: String,
+    },
+    /// The image uses features that cannot be honoured.
+    #[error("image {image} uses feature {features}{}", if *.read_only { "" } else { ", which forbids writing to it here" })]
+    Feature {
+        /// Name or id of the image.
+        image: String,
+        /// The features in question.
+        features: Features,
+        /// Whether even reading is impossible.
+        read_only: bool,
+    },
+    /// The image is a clone.
+    #[error("image {image} is a clone, and clones are not supported yet")]
+    Clone {
+        /// Name or id of the image.
+        image: String,
+    },
+    /// The image's data pool is gone.
+    #[error("image {image} has its data in pool {pool}, which does not exist")]
+    NoDataPool {
+        /// Name or id of the image.
+        image: String,
+        /// Number of the data pool.
+        pool: PoolId,
+    },
+    /// The image's metadata describe an impossible layout.
+    #[error("image {image} has an impossible layout")]
+    Layout {
+        /// Name or id of the image.
+        image: String,
+        /// What is impossible.
+        source: LayoutError,
+    },
+    /// The image's snapshot ids are not in order.
+    #[error("image {image} has an invalid snapshot context")]
+    SnapContext {
+        /// Name or id of the image.
+        image: String,
+    },
+    /// The cluster refused an operation.
+    #[error("cannot {action} of image {image}")]
+    Op {
+        /// Name or id of the image.
+        image: String,
+        /// What failed.
+        action: &'static str,
+        /// Why.
+        source: OpError,
+    },
+}
+
+impl OpenError {
+    /// What the user can do about it, if anything.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::FormatV1 { image } => format!("copy it to a format 2 image: rbd cp {image} NEW"),
+            Self::Feature { image, features, .. } => feature_help(image, *features)?,
+            Self::Clone { image } => format!("copy the parent's data into it: rbd flatten {image}"),
+            Self::Op { source, .. } if source.is(Errno::EPERM) || source.is(Errno::EACCES) => {
+                "the user needs the caps: mon 'profile rbd' osd 'profile rbd pool=POOL'".to_owned()
+            }
+            _ => return None,
+        })
+    }
+
+    /// The errno that librbd would return for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::NoImage { .. } | Self::NoSnapshot { .. } | Self::NoDataPool { .. } => Errno::ENOENT,
+            Self::FormatV1 { .. } | Self::Clone { .. } => Errno::EOPNOTSUPP,
+            Self::Feature { read_only: true, .. } => Errno::EOPNOTSUPP,
+            Self::Feature { .. } => Errno::EROFS,
+            Self::Layout { .. } => Errno::EINVAL,
+            Self::SnapContext { .. } => Errno::EIO,
+            Self::Op { source, .. } => source.errno(),
+        }
+    }
+}
+
+fn feature_help(image: &str, features: Features) -> Option<String> {
+    Some(if features.contains(Features::JOURNALING) {
+        format!("serve it read-only, or: rbd feature disable {image} journaling")
+    } else if features.contains(Features::MIGRATING) {
+        format!("finish the migration: rbd migration commit {image} (or abort)")
+    } else if features.contains(Features::NON_PRIMARY) {
+        format!("serve it read-only, or: rbd mirror image promote {image}")
+    } else if features.contains(Features::DIRTY_CACHE) {
+        format!("on the host that wrote it last: rbd persistent-cache flush {image}")
+    } else {
+        return None;
+    })
+}
+
+/// Why reading or writing an image failed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The image, or what was opened of it, must not be written to.
+    #[error("the image is open for reading only")]
+    ReadOnly,
+    /// The range ends behind the image.
+    #[error("{len} bytes at {offset} reach past the image's end at {size}")]
+    OutOfRange {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Bytes of the image.
+        size: u64,
+    },
+    /// The image was closed.
+    #[error("the image is closed")]
+    Closed,
+    /// The snapshot that is open was removed.
+    #[error("the snapshot was removed")]
+    SnapshotGone,
+    /// The exclusive lock could not be had.
+    #[error("cannot get the image's exclusive lock")]
+    Lock(#[source] LockError),
+    /// The object map can be neither kept up to date nor marked as invalid, so nothing must be changed.
+    #[error("cannot keep the image's object map right")]
+    ObjectMap(#[source] ObjectMapError),
+    /// The image's metadata could not be read again after they changed.
+    #[error("cannot refresh the image's metadata")]
+    Refresh(#[source] Box<OpenError>),
+    /// An operation on one of its objects failed.
+    #[error("operation on object {object} failed")]
+    Op {
+        /// Name of the object.
+        object: String,
+        /// Why.
+        source: OpError,
+    },
+}
+
+impl ImageError {
+    /// The errno that librbd would return for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::ReadOnly => Errno::EROFS,
+            Self::OutOfRange { .. } => Errno::EINVAL,
+            Self::Closed => Errno::EBLOCKLISTED,
+            Self::SnapshotGone => Errno::ENOENT,
+            Self::Lock(source) => lock_errno(source),
+            Self::ObjectMap(ObjectMapError::TooLarge { .. }) => Errno::EINVAL,
+            Self::ObjectMap(ObjectMapError::Invalidate(source) | ObjectMapError::Store(source)) => {
+                source.errno()
+            }
+            Self::Refresh(source) => source.errno(),
+            Self::Op { source, .. } => source.errno(),
+        }
+    }
+}
+
+fn lock_errno(error: &LockError) -> Errno {
+    match error {
+        LockError::Blocklisted | LockError::GivenUp => Errno::EBLOCKLISTED,
+        LockError::Refused { .. } | LockError::LockedByHand { .. } => Errno::EROFS,
+        LockError::MayNotBlocklist { .. } => Errno::EPERM,
+        LockError::Store { source, .. } => source.errno(),
+        LockError::Prepare(_) => Errno::EIO,
+    }
+}

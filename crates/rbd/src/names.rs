@@ -1,0 +1,47 @@
+//! Names of the objects that make up an image. Ceph: `src/include/rbd_types.h`, `librbd::util`.
+
+/// Lists the images of a pool and namespace.
+pub(crate) const DIRECTORY: &str = "rbd_directory";
+/// Lists the images that were moved to the trash.
+pub(crate) const TRASH: &str = "rbd_trash";
+/// The cls lock on an image's header that makes up its exclusive lock.
+pub(crate) const LOCK: &str = "rbd_lock";
+
+/// Holds the id of the image of that name.
+pub(crate) fn id_object(name: &str) -> String {
+    format!("rbd_id.{name}")
+}
+
+/// Holds the metadata of the image with that id.
+pub(crate) fn header_object(id: &str) -> String {
+    format!("rbd_header.{id}")
+}
+
+/// Holds the metadata of an image of format 1.
+pub(crate) fn v1_header_object(name: &str) -> String {
+    format!("{name}.rbd")
+}
+
+/// `<prefix>.<number, 16 hex digits>`, without the machinery of `format!`: it runs for every request.
+pub(crate) fn data_object(prefix: &str, object: u64) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut name = String::with_capacity(prefix.len() + 17);
+    name.push_str(prefix);
+    name.push('.');
+    for byte in object.to_be_bytes() {
+        name.push(char::from(HEX[usize::from(byte >> 4)]));
+        name.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_objects_have_sixteen_hex_digits() {
+        assert_eq!(data_object("rbd_data.1015bf161a11", 0x1f), "rbd_data.1015bf161a11.000000000000001f");
+        assert_eq!(data_object("p", u64::MAX), "p.ffffffffffffffff");
+    }
+}
