@@ -1,5 +1,9 @@
 //! Reading what `crushtool --show-mappings` prints.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub(crate) mod random;
+
 /// One line of the output.
 #[derive(Debug)]
 pub(crate) struct Mapping {
