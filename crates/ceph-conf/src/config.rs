@@ -314,6 +314,11 @@ impl Config {
         self.options.get(name)
     }
 
+    /// All options that are configured or have a known default, by name.
+    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.options.iter()
+    }
+
     /// A boolean option.
     ///
     /// # Errors

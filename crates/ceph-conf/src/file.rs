@@ -170,9 +170,9 @@ fn section(i: &str) -> Parsed<'_, String> {
 }
 
 fn option(i: &str) -> Parsed<'_, Statement<'_>> {
-    let (i, _) = (skip, space0).parse(i)?;
-    let (i, name) = recognize(many1_count(preceded(not(one_of("=[")), text_char))).parse(i)?;
-    let (i, _) = must(char('='), Expected::Equals).parse(i)?;
+    let (i, _) = (skip, space0, skip).parse(i)?;
+    let (i, name) = recognize(many1_count(preceded((skip, not(one_of("=["))), text_char))).parse(i)?;
+    let (i, _) = must(preceded((skip, space0), char('=')), Expected::Equals).parse(i)?;
     let (i, _) = (skip, space0, skip).parse(i)?;
     let (i, value) = match i.chars().next() {
         Some(quote @ ('"' | '\'')) => quoted(&i[1..], quote)?,

@@ -111,7 +111,7 @@ pub fn load(env: &Environment, overrides: &Overrides) -> Result<Config, LoadErro
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
                 // A later one may still do, as for Ceph.
-                unreadable.get_or_insert(LoadError::Unreadable { path: path.clone(), source });
+                unreadable.get_or_insert_with(|| LoadError::Unreadable { path: path.clone(), source });
             }
         }
     }

@@ -158,8 +158,8 @@ fn address<'a>(default: MonAddrKind) -> impl Parser<&'a str, Output = MonAddr, E
         value(MonAddrKind::V2, tag("v2:")),
         value(MonAddrKind::Any, tag("any:")),
     ));
-    let port = map_opt(digit0, |digits| number::<u16>(digits));
-    let nonce = map_opt(digit0, |digits| number::<u32>(digits));
+    let port = map_opt(digit0, number::<u16>);
+    let nonce = map_opt(digit0, number::<u32>);
     (opt(kind), host, opt(preceded(char(':'), cut(port))), opt(preceded(char('/'), cut(nonce)))).map(
         move |(kind, host, port, nonce)| MonAddr {
             kind: kind.unwrap_or(default),
