@@ -1,10 +1,41 @@
 //! A RADOS client in pure Rust: monitors, OSD maps, object operations, watch and notify.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use rados::{Client, Operation, Options, SnapContext, SnapId};
+//!
+//! let config = ceph_conf::load(&ceph_conf::Environment::from_process()?, &ceph_conf::Overrides::default())?;
+//! let client = Client::connect(Options::from_config(&config).await?).await?;
+//! let pool = client.pool("rbdpool").await?;
+//! pool.write("greeting", Operation::new().write_full("hello"), &SnapContext::default()).await?;
+//! let reply = pool.read("greeting", Operation::new().read(0, 100), SnapId::HEAD).await?;
+//! assert_eq!(reply.data(0), "hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it is built
+//!
+//! The protocols are state machines without sockets: `monc` (monitors) and `objecter` (operations), on top of
+//! the crates `ceph-msgr`, `cephx` and `ceph-osdmap`. Only `net` has sockets, and only `client` has tasks: one
+//! for the monitors and one for each OSD. A request is encoded by the caller's task, written by the OSD's
+//! task, and its answer is decoded there and handed back; on a single-threaded runtime it never leaves the
+//! thread.
 
+mod client;
 mod error;
+mod ioctx;
+mod messages;
+mod monc;
+mod net;
+mod objecter;
 mod op;
 mod watch;
 
+pub use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId};
+pub use client::{Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options};
 pub use error::OpError;
+pub use ioctx::IoCtx;
 pub use op::{
     Errno, ObjectStat, ObjectWatcher, Op, OpKind, OpOutcome, OpReply, Operation, SnapContext, SparseExtents,
     WatchAction,

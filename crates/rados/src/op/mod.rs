@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ceph_codec::SnapId;
 
-pub use outcome::{Errno, OpOutcome, OpReply, ObjectStat, ObjectWatcher, SparseExtents};
-pub(crate) use wire::{OP_LEN, encode_op, op_payload};
+pub use outcome::{Errno, ObjectStat, ObjectWatcher, OpOutcome, OpReply, SparseExtents};
+pub(crate) use wire::{OP_LEN, encode_op};
 
 /// The snapshots that exist when a write is made, so that the OSD keeps the old contents for them.
 ///
@@ -314,10 +314,5 @@ impl Operation {
     #[must_use]
     pub fn is_write(&self) -> bool {
         self.ops.iter().any(|op| op.kind.writes())
-    }
-
-    /// Bytes of payload that it sends.
-    pub(crate) fn payload_len(&self) -> usize {
-        self.ops.iter().map(|op| op_payload(&op.kind).map_or(0, Bytes::len)).sum()
     }
 }

@@ -110,7 +110,9 @@ impl OpReply {
     /// # Errors
     /// [`DecodeError`] if the OSD sent fewer.
     pub fn outcome(&self, index: usize) -> Result<&OpOutcome, DecodeError> {
-        self.outcomes.get(index).ok_or(DecodeError::Invalid { what: "number of ops in the reply", value: index as u64 })
+        self.outcomes
+            .get(index)
+            .ok_or(DecodeError::Invalid { what: "number of ops in the reply", value: index as u64 })
     }
 }
 
@@ -174,7 +176,10 @@ impl OpOutcome {
             total += len;
         }
         if total != data.len() as u64 {
-            return Err(DecodeError::Invalid { what: "data length of a sparse read", value: data.len() as u64 });
+            return Err(DecodeError::Invalid {
+                what: "data length of a sparse read",
+                value: data.len() as u64,
+            });
         }
         Ok(SparseExtents { extents, data: self.data.slice_ref(data) })
     }

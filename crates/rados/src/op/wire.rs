@@ -55,15 +55,6 @@ impl OpKind {
     }
 }
 
-/// The payload of ops that carry caller's bytes as they are.
-pub(crate) fn op_payload(kind: &OpKind) -> Option<&Bytes> {
-    match kind {
-        OpKind::Write { data, .. } | OpKind::WriteFull { data } | OpKind::CompareExtent { data, .. } => Some(data),
-        OpKind::Call { input, .. } => Some(input),
-        _ => None,
-    }
-}
-
 /// Appends the op's 38 bytes to `front` and its payload, if it has any, to `data`.
 pub(crate) fn encode_op(op: &Op, front: &mut Vec<u8>, data: &mut Vec<Bytes>) {
     op.kind.code().encode(front);

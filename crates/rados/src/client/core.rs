@@ -1,0 +1,433 @@
+//! What all tasks of one client instance share, and the only place that carries out the Objecter's actions.
+//!
+//! Everything here is quick: state machines are fed under one short lock, and their outputs are handed to
+//! channels and outboxes. No lock is held across an `.await`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, Tid, Utime};
+use ceph_msgr::{Message, priority};
+use ceph_osdmap::OsdMap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::error::OpError;
+use crate::messages::kind;
+use crate::messages::mon::{CommandAck, OsdMaps};
+use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
+use crate::messages::watch::WatchNotify;
+use crate::monc::{MonClient, MonEvent};
+use crate::net::{Dialer, Outbox, Proof, random};
+use crate::objecter::{Action, Objecter, SessionId};
+use crate::op::OpReply;
+use crate::watch::WatchEvent;
+
+use super::stall::StallLog;
+use super::{ConnectError, Options, osd};
+
+/// Where the result of an operation goes.
+pub(crate) type OpSender = oneshot::Sender<Result<OpReply, OpError>>;
+/// Where the result of a monitor command goes.
+pub(crate) type CommandSender = oneshot::Sender<(CommandAck, Bytes)>;
+
+/// How far connecting has come.
+#[derive(Debug, Clone)]
+pub(crate) enum Progress {
+    /// No OSDMap yet; the last failed attempts, if any.
+    Connecting(Option<Arc<ConnectError>>),
+    Ready,
+    /// No use trying again.
+    Failed(Arc<ConnectError>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) dialer: Dialer,
+    /// `None` without authentication.
+    pub(crate) auth: Option<Mutex<cephx::Client>>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) epoch: watch::Sender<Epoch>,
+    /// Wakes the monitor's task: a ticket is missing.
+    pub(crate) tickets_wanted: Notify,
+    /// Signalled once, when the client is shut down.
+    pub(crate) closed: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// `None` before the first OSDMap.
+    pub(crate) objecter: Option<Objecter<OpSender>>,
+    pub(crate) monc: MonClient<CommandSender>,
+    mon_outbox: Option<Arc<Outbox>>,
+    osd_outboxes: HashMap<SessionId, Arc<Outbox>>,
+    pub(crate) watches: HashMap<u64, Watcher>,
+    newest_epoch_waiters: Vec<oneshot::Sender<Epoch>>,
+    first_cookie: u64,
+    stalls: StallLog,
+    /// Failed attempts in a row, for the pause before the next.
+    pub(super) osd_failures: HashMap<ceph_codec::OsdId, u32>,
+}
+
+/// The owner of a watch.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    pub(crate) events: mpsc::UnboundedSender<WatchEvent>,
+    pub(crate) object: Arc<str>,
+    pub(crate) locator: Arc<ObjectLocator>,
+}
+
+impl Core {
+    pub(crate) fn new(options: Options, hostname: String) -> Self {
+        let mut seed = [0; 12];
+        random(&mut seed);
+        let [n0, n1, n2, n3, cookie @ ..] = seed;
+        let nonce = u32::from_le_bytes([n0, n1, n2, n3]).max(1);
+        // Cookies of different instances should differ, and fit a positive number of any language.
+        let first_cookie = (u64::from_le_bytes(cookie) >> 17).max(1);
+        let auth = options.key.clone().map(|key| Mutex::new(cephx::Client::new(options.name.clone(), key)));
+        Self {
+            options,
+            dialer: Dialer::new(nonce),
+            auth,
+            state: Mutex::new(State {
+                objecter: None,
+                monc: MonClient::new(hostname),
+                mon_outbox: None,
+                osd_outboxes: HashMap::new(),
+                watches: HashMap::new(),
+                newest_epoch_waiters: Vec::new(),
+                first_cookie,
+                stalls: StallLog::default(),
+                osd_failures: HashMap::new(),
+            }),
+            progress: watch::Sender::new(Progress::Connecting(None)),
+            epoch: watch::Sender::new(Epoch(0)),
+            tickets_wanted: Notify::new(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// What to show to a daemon of this kind.
+    ///
+    /// # Errors
+    /// [`cephx::AuthError::NoTicket`]
+    pub(crate) fn proof(&self, service: EntityType) -> Result<Proof<'_>, cephx::AuthError> {
+        match &self.auth {
+            Some(auth) if service == EntityType::MON => Ok(Proof::key(auth)),
+            Some(auth) => Proof::ticket(auth, service),
+            None => {
+                let (name, id) = (&self.options.name, self.dialer.global_id());
+                let payload = if service == EntityType::MON {
+                    cephx::none::mon_request(name, id)
+                } else {
+                    cephx::none::authorizer(name, id)
+                };
+                Ok(Proof::Nothing { payload })
+            }
+        }
+    }
+
+    /// Runs `f` on the Objecter and carries out what follows from it. `None` before the first OSDMap.
+    pub(crate) fn with_objecter<R>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&mut Objecter<OpSender>) -> R,
+    ) -> Option<R> {
+        let mut state = self.state.lock();
+        let result = f(state.objecter.as_mut()?);
+        self.carry_out(&mut state);
+        Some(result)
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State) {
+        while let Some(action) = state.objecter.as_mut().and_then(Objecter::poll_action) {
+            match action {
+                Action::SendOp { session, tid, front, payload } => {
+                    if let Some(outbox) = state.osd_outboxes.get(&session) {
+                        outbox.push(op_message(tid, front, payload));
+                    }
+                }
+                Action::Complete { completion, result } => {
+                    // Nobody waits for an operation whose future was dropped.
+                    let _ = completion.send(result);
+                }
+                Action::Connect { session, addr } => {
+                    let outbox = Arc::new(Outbox::default());
+                    state.osd_outboxes.insert(session, Arc::clone(&outbox));
+                    osd::spawn(Arc::clone(self), session, addr, outbox);
+                }
+                Action::Close { session } => {
+                    if let Some(outbox) = state.osd_outboxes.remove(&session) {
+                        outbox.close();
+                    }
+                }
+                Action::SendBackoff { session, backoff } => {
+                    if let Some(outbox) = state.osd_outboxes.get(&session) {
+                        outbox.push(backoff_message(&backoff));
+                    }
+                }
+                Action::Watch { cookie, event } => {
+                    if let Some(watcher) = state.watches.get(&cookie) {
+                        let _ = watcher.events.send(event);
+                    }
+                }
+                Action::AskNewestEpoch => state.monc.request_newest_epoch(),
+            }
+        }
+        state.flush_mon();
+    }
+
+    /// A session with an OSD is open.
+    pub(crate) fn osd_opened(self: &Arc<Self>, session: SessionId, features: u64) {
+        self.state.lock().osd_failures.remove(&session.osd);
+        self.with_objecter(|objecter| objecter.session_opened(session, features));
+    }
+
+    /// A session with an OSD is lost, or never came to be.
+    pub(crate) fn osd_reset(self: &Arc<Self>, session: SessionId) {
+        let mut state = self.state.lock();
+        if let Some(outbox) = state.osd_outboxes.remove(&session) {
+            outbox.close();
+        }
+        if let Some(objecter) = &mut state.objecter {
+            objecter.session_reset(session);
+        }
+        self.carry_out(&mut state);
+    }
+
+    /// A message of an OSD.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is malformed; the session has to end then.
+    pub(crate) fn osd_message(
+        self: &Arc<Self>,
+        session: SessionId,
+        message: Message,
+    ) -> Result<(), DecodeError> {
+        use ceph_codec::Decode;
+        let Message { kind, version, tid, front, data, .. } = message;
+        let data = data.into_bytes();
+        match kind {
+            kind::OSD_OP_REPLY => {
+                let reply = OsdOpReply::decode(version, &front, &data)?;
+                self.with_objecter(|objecter| objecter.handle_op_reply(session, tid, reply));
+            }
+            kind::OSD_MAP => self.new_maps(&OsdMaps::decode(&front)?),
+            kind::WATCH_NOTIFY => {
+                let message = WatchNotify::decode(version, &front)?;
+                self.with_objecter(|objecter| objecter.handle_watch_message(session, message, &data));
+            }
+            kind::OSD_BACKOFF => {
+                let backoff = OsdBackoff::decode_from(&front)?;
+                self.with_objecter(|objecter| objecter.handle_backoff(session, backoff));
+            }
+            other => tracing::debug!(kind = other, osd = %session.osd, "message of unknown type ignored"),
+        }
+        Ok(())
+    }
+
+    /// A session with a monitor is open; what is to be sent goes through `outbox`.
+    pub(crate) fn mon_opened(&self, outbox: Arc<Outbox>) {
+        let mut state = self.state.lock();
+        state.mon_outbox = Some(outbox);
+        state.monc.session_opened();
+        state.flush_mon();
+    }
+
+    pub(crate) fn mon_closed(&self) {
+        let mut state = self.state.lock();
+        state.mon_outbox = None;
+        state.monc.session_closed();
+        if let Some(auth) = &self.auth {
+            auth.lock().mon_closed();
+        }
+    }
+
+    /// A message of the monitor.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is malformed; the session has to end then.
+    pub(crate) fn mon_message(self: &Arc<Self>, message: Message) -> Result<(), DecodeError> {
+        let event = self.state.lock().monc.handle_message(message)?;
+        match event {
+            None => {}
+            Some(MonEvent::OsdMaps(maps)) => self.new_maps(&maps),
+            Some(MonEvent::AuthReply(reply)) => {
+                if let Some(auth) = &self.auth {
+                    let renewed = auth.lock().renewed(reply.result, &reply.payload, self.dialer.now());
+                    match renewed {
+                        Ok(()) => tracing::debug!("tickets renewed"),
+                        Err(error) => tracing::warn!(%error, "the monitor did not renew our tickets"),
+                    }
+                }
+            }
+            Some(MonEvent::Command { completion, ack, output }) => {
+                let _ = completion.send((ack, output));
+            }
+            Some(MonEvent::NewestEpoch(epoch)) => {
+                let waiters = std::mem::take(&mut self.state.lock().newest_epoch_waiters);
+                for waiter in waiters {
+                    let _ = waiter.send(epoch);
+                }
+                self.with_objecter(|objecter| objecter.newest_epoch(epoch));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the monitors for tickets that are due.
+    pub(crate) fn renew_tickets(&self) {
+        let Some(auth) = &self.auth else { return };
+        let renewal = auth.lock().renew(self.dialer.now(), &mut random);
+        if let cephx::Renewal::Request(payload) = renewal {
+            let mut state = self.state.lock();
+            state.monc.renew_tickets(cephx::METHOD, &payload);
+            state.flush_mon();
+        }
+    }
+
+    fn new_maps(self: &Arc<Self>, maps: &OsdMaps) {
+        let mut state = self.state.lock();
+        if state.objecter.is_none() {
+            self.first_map(&mut state, maps);
+        }
+        let Some(objecter) = &mut state.objecter else { return };
+        let outcome = objecter.handle_maps(maps);
+        let epoch = objecter.map().epoch();
+        match outcome {
+            Ok(()) => state.monc.have_osdmap(epoch),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "OSDMap unusable, asking for a full one"
+                );
+                state.monc.request_osdmap(None);
+            }
+        }
+        let behind = maps.incrementals.keys().next_back().is_some_and(|&last| last > epoch);
+        if behind {
+            state.monc.request_osdmap(Some(epoch.next()));
+        }
+        self.carry_out(&mut state);
+        drop(state);
+        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+        self.progress.send_if_modified(|progress| {
+            let ready = matches!(progress, Progress::Ready);
+            *progress = Progress::Ready;
+            !ready
+        });
+    }
+
+    /// Makes the Objecter from the first full map.
+    fn first_map(&self, state: &mut State, maps: &OsdMaps) {
+        let Some((epoch, bytes)) = maps.full.last_key_value() else {
+            state.monc.request_osdmap(None);
+            return;
+        };
+        match OsdMap::decode(bytes) {
+            Ok(map) => {
+                let my_addr = self.dialer.my_addr().unwrap_or(EntityAddr::BLANK);
+                state.objecter = Some(Objecter::new(map, my_addr, state.first_cookie));
+            }
+            Err(source) => {
+                let error = ConnectError::BadOsdMap { epoch: *epoch, source };
+                self.progress.send_replace(Progress::Failed(Arc::new(error)));
+            }
+        }
+    }
+
+    /// Every few seconds: pings watches, and says what operations are waiting for.
+    pub(crate) fn tick(self: &Arc<Self>) {
+        self.with_objecter(|objecter| objecter.tick(now_utime()));
+        let mut state = self.state.lock();
+        let State { objecter, stalls, mon_outbox, .. } = &mut *state;
+        if let Some(objecter) = objecter {
+            stalls.observe(objecter, now_utime(), mon_outbox.is_some());
+        }
+    }
+
+    /// The newest epoch that the monitors have.
+    pub(crate) async fn newest_epoch(&self) -> Result<Epoch, OpError> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            state.newest_epoch_waiters.push(sender);
+            state.monc.request_newest_epoch();
+            state.flush_mon();
+        }
+        receiver.await.map_err(|_| OpError::Shutdown)
+    }
+
+    /// Ends all tasks and fails all operations.
+    pub(crate) fn shut_down(self: &Arc<Self>) {
+        if self.closed.send_replace(true) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if let Some(objecter) = &mut state.objecter {
+            objecter.shut_down();
+        }
+        self.carry_out(&mut state);
+        state.watches.clear();
+        state.newest_epoch_waiters.clear();
+        state.monc.take_commands().for_each(drop);
+        let mon = state.mon_outbox.take();
+        for outbox in state.osd_outboxes.drain().map(|(_, outbox)| outbox).chain(mon) {
+            outbox.close();
+        }
+    }
+}
+
+impl State {
+    /// Sends what the monitor client has to say, if there is a session.
+    pub(crate) fn flush_mon(&mut self) {
+        let Some(outbox) = &self.mon_outbox else { return };
+        while let Some(message) = self.monc.poll_message() {
+            outbox.push(message);
+        }
+    }
+}
+
+/// Wall-clock time, for modification times of objects.
+pub(crate) fn now_utime() -> Utime {
+    #[expect(clippy::disallowed_methods, reason = "the client owns the clock")]
+    Utime::from_system_time(SystemTime::now())
+}
+
+/// How long to wait before attempt number `failures + 1` to reach a daemon.
+pub(crate) fn backoff(failures: u32, longest: Duration) -> Duration {
+    const FIRST: Duration = Duration::from_millis(100);
+    FIRST.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
+}
+
+fn op_message(tid: Tid, front: Vec<u8>, payload: Vec<Bytes>) -> Message {
+    Message {
+        kind: kind::OSD_OP,
+        version: OsdOp::VERSION,
+        compat_version: OsdOp::COMPAT,
+        tid,
+        priority: OSD_CLIENT_OP_PRIORITY,
+        front: front.into(),
+        middle: Bytes::new(),
+        data: payload.into_iter().collect(),
+    }
+}
+
+/// Ceph's default of `osd_client_op_priority`.
+const OSD_CLIENT_OP_PRIORITY: u16 = 63;
+
+fn backoff_message(backoff: &OsdBackoff) -> Message {
+    Message {
+        kind: kind::OSD_BACKOFF,
+        version: 1,
+        compat_version: 1,
+        // That of operations, so that it does not overtake them.
+        priority: OSD_CLIENT_OP_PRIORITY.min(priority::DEFAULT),
+        front: backoff.encode_to_vec().into(),
+        ..Message::default()
+    }
+}

@@ -1,0 +1,238 @@
+//! One client instance: its identity in the cluster, its connections and its tasks.
+
+mod core;
+mod dns;
+mod error;
+mod mon;
+mod options;
+mod osd;
+mod stall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, Uuid};
+use ceph_osdmap::OsdMap;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+pub(crate) use self::core::{Core, Watcher, now_utime};
+pub use error::{ConnectError, MonFailure};
+pub use mon::MonTarget;
+pub use options::Options;
+
+use self::core::Progress;
+use crate::error::OpError;
+use crate::ioctx::IoCtx;
+use crate::op::Errno;
+
+/// A connected client instance. Cheap to clone; the last clone (also of an [`IoCtx`]) that is dropped closes
+/// the connections.
+///
+/// It runs on the tokio runtime on which [`connect`](Self::connect) was called: a task for the monitors, one
+/// for each OSD it talks to. On a single-threaded runtime everything stays on that thread.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) core: Arc<Core>,
+    _guard: Arc<Guard>,
+}
+
+#[derive(Debug)]
+struct Guard(Arc<Core>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+/// The answer of the monitors to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandReply {
+    /// What they say about it, for people.
+    pub status: String,
+    /// Its output.
+    pub output: Bytes,
+}
+
+/// Why the monitors did not carry out a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// They refused.
+    #[error("the monitors refused: {status} ({errno})")]
+    Refused {
+        /// Why, for programs.
+        errno: Errno,
+        /// Why, for people.
+        status: String,
+    },
+    /// The client was shut down.
+    #[error("the client is shut down")]
+    Shutdown,
+}
+
+/// How often watches are pinged and stalls looked at. Ceph: `objecter_tick_interval`.
+const TICK: Duration = Duration::from_secs(5);
+
+impl Client {
+    /// Connects to a cluster: finds a monitor, authenticates, fetches the OSDMap.
+    ///
+    /// # Errors
+    /// [`ConnectError`], at the latest after [`Options::connect_timeout`]; at once if a monitor rejects the
+    /// user, or none can ever answer.
+    pub async fn connect(options: Options) -> Result<Self, ConnectError> {
+        let limit = options.connect_timeout;
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let core = Arc::new(Core::new(options, hostname.trim().to_owned()));
+        let client = Self { core: Arc::clone(&core), _guard: Arc::new(Guard(Arc::clone(&core))) };
+        let mut progress = core.progress.subscribe();
+        mon::spawn(Arc::clone(&core));
+        let outcome = timeout(limit, progress.wait_for(|p| !matches!(p, Progress::Connecting(_)))).await;
+        let now = match outcome {
+            Ok(Ok(progress)) => progress.clone(),
+            Ok(Err(_)) => return Err(ConnectError::Shutdown),
+            Err(_) => core.progress.borrow().clone(),
+        };
+        match now {
+            Progress::Ready => {}
+            Progress::Failed(error) | Progress::Connecting(Some(error)) => {
+                return Err(Arc::try_unwrap(error).unwrap_or_else(ConnectError::Shared));
+            }
+            Progress::Connecting(None) => return Err(ConnectError::NoOsdMap(limit)),
+        }
+        spawn_ticks(&core);
+        Ok(client)
+    }
+
+    /// The number that the monitors gave this instance; `N` in `client.N`.
+    #[must_use]
+    pub fn global_id(&self) -> GlobalId {
+        self.core.dialer.global_id()
+    }
+
+    /// The address that watchers, locks and the blocklist know this instance by.
+    #[must_use]
+    pub fn addr(&self) -> EntityAddr {
+        self.core.dialer.my_addr().unwrap_or(EntityAddr::BLANK)
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn fsid(&self) -> Uuid {
+        self.core.state.lock().monc.fsid()
+    }
+
+    /// The epoch of the newest OSDMap here.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        *self.core.epoch.borrow()
+    }
+
+    /// Whether the cluster has ever barred this instance since it connected. It stays useless then.
+    #[must_use]
+    pub fn is_blocklisted(&self) -> bool {
+        self.core.with_objecter(|objecter| objecter.is_blocklisted()).unwrap_or(false)
+    }
+
+    /// Looks something up in the newest OSDMap. `look` should be quick: requests wait meanwhile.
+    pub fn with_map<R>(&self, look: impl FnOnce(&OsdMap) -> R) -> R {
+        self.core
+            .with_objecter(|objecter| look(objecter.map()))
+            .expect("connect returns a client only when there is an OSDMap")
+    }
+
+    /// A pool by name. If the map here does not have it, the newest one is asked for first.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such pool.
+    pub async fn pool(&self, name: &str) -> Result<IoCtx, OpError> {
+        if let Some(id) = self.with_map(|map| map.pool_by_name(name)) {
+            return Ok(self.pool_by_id(id));
+        }
+        self.wait_for_newest_map().await?;
+        let id = self.with_map(|map| map.pool_by_name(name)).ok_or(OpError::Errno(Errno::ENOENT))?;
+        Ok(self.pool_by_id(id))
+    }
+
+    /// A pool by number; whether it exists is found out by the first operation.
+    #[must_use]
+    pub fn pool_by_id(&self, id: PoolId) -> IoCtx {
+        IoCtx::new(self.clone(), id, "")
+    }
+
+    /// Waits until this client has the newest OSDMap that the monitors had when it asked.
+    ///
+    /// # Errors
+    /// [`OpError::Shutdown`].
+    pub async fn wait_for_newest_map(&self) -> Result<Epoch, OpError> {
+        let newest = self.core.newest_epoch().await?;
+        let mut epoch = self.core.epoch.subscribe();
+        let mut closed = self.core.closed.subscribe();
+        tokio::select! {
+            reached = epoch.wait_for(|epoch| *epoch >= newest) => {
+                reached.map(|epoch| *epoch).map_err(|_| OpError::Shutdown)
+            }
+            _ = closed.wait_for(|closed| *closed) => Err(OpError::Shutdown),
+        }
+    }
+
+    /// Sends a command to the monitors: JSON, as `ceph` sends it.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn mon_command(&self, json: &serde_json::Value) -> Result<CommandReply, CommandError> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.core.state.lock();
+            state.monc.command(json.to_string(), sender);
+            state.flush_mon();
+        }
+        let (ack, output) = receiver.await.map_err(|_| CommandError::Shutdown)?;
+        if ack.result < 0 {
+            return Err(CommandError::Refused { errno: Errno(-ack.result), status: ack.status });
+        }
+        Ok(CommandReply { status: ack.status, output })
+    }
+
+    /// Bars the client instance at `addr` from the cluster, and waits until this client's map shows it, so
+    /// that nothing is read here that the other could still change.
+    ///
+    /// # Errors
+    /// `EACCES` if the user may not: it needs mon caps `profile rbd`.
+    pub async fn blocklist(&self, addr: EntityAddr) -> Result<(), OpError> {
+        let Some(socket) = addr.addr else { return Err(OpError::Errno(Errno::EINVAL)) };
+        let command = serde_json::json!({
+            "prefix": "osd blocklist",
+            "blocklistop": "add",
+            "addr": format!("{socket}/{}", addr.nonce),
+        });
+        match self.mon_command(&command).await {
+            Ok(_) => self.wait_for_newest_map().await.map(drop),
+            Err(CommandError::Refused { errno, .. }) => Err(OpError::Errno(errno)),
+            Err(CommandError::Shutdown) => Err(OpError::Shutdown),
+        }
+    }
+
+    /// Closes the connections now. Operations in flight fail with [`OpError::Shutdown`].
+    pub fn shut_down(&self) {
+        self.core.shut_down();
+    }
+}
+
+fn spawn_ticks(core: &Arc<Core>) {
+    let weak = Arc::downgrade(core);
+    let mut closed = core.closed.subscribe();
+    #[expect(clippy::disallowed_methods, reason = "the client owns its tasks")]
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = closed.wait_for(|closed| *closed) => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            let Some(core) = weak.upgrade() else { return };
+            core.tick();
+        }
+    });
+}

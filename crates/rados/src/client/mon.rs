@@ -1,0 +1,199 @@
+//! The task that keeps a session with one of the monitors: finds one that answers, moves messages, finds
+//! another when it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ceph_codec::{EntityAddr, EntityType};
+use ceph_msgr::{Event, MsgrError};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::net::{DialError, Link, LinkError, Outbox, dial};
+
+use super::core::{Core, Progress, backoff, now_utime};
+use super::error::{ConnectError, MonFailure};
+use super::osd::malformed;
+
+/// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
+const PARALLEL: usize = 3;
+/// Time for TCP and the handshake.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// Longest pause between rounds in which none answered.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Time between questions whether the monitor is alive. Ceph: `mon_client_ping_interval`.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Silence after which the monitor counts as dead. Ceph: `mon_client_ping_timeout`.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How often tickets are looked at.
+const RENEW_CHECK: Duration = Duration::from_secs(1);
+
+/// A monitor to try: what people call it, and its address if it speaks messenger v2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonTarget {
+    /// As configured, or the monitor's name.
+    pub label: String,
+    /// `None` for one that speaks messenger v1 only.
+    pub addr: Option<EntityAddr>,
+}
+
+pub(super) fn spawn(core: Arc<Core>) {
+    #[expect(clippy::disallowed_methods, reason = "one task per connection")]
+    tokio::spawn(async move {
+        let mut closed = core.closed.subscribe();
+        tokio::select! {
+            _ = closed.wait_for(|closed| *closed) => {}
+            () = run(&core) => {}
+        }
+    });
+}
+
+async fn run(core: &Arc<Core>) {
+    let mut failures = 0;
+    loop {
+        match hunt(core, targets(core)).await {
+            Ok((label, mut link)) => {
+                tracing::debug!(monitor = label, "monitor session open");
+                let outbox = Arc::new(Outbox::default());
+                core.dialer.set_global_id(link.global_id);
+                core.mon_opened(Arc::clone(&outbox));
+                let since = Instant::now();
+                let ended = serve(core, &mut link, &outbox).await;
+                core.mon_closed();
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => tracing::info!(
+                        monitor = label,
+                        error = &error as &dyn std::error::Error,
+                        "monitor session ended"
+                    ),
+                }
+                // One that accepts us and hangs up at once must not be asked in a busy loop.
+                failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
+            }
+            Err(failed) => {
+                failures += 1;
+                report(core, failed);
+            }
+        }
+        sleep(backoff(failures, LONGEST_PAUSE)).await;
+    }
+}
+
+/// Where to look: the monitors' own map, once there is one; before that, the configuration.
+fn targets(core: &Core) -> Vec<MonTarget> {
+    let state = core.state.lock();
+    let known: Vec<MonTarget> =
+        state.monc.monitors().map(|(name, addr)| MonTarget { label: format!("mon.{name}"), addr }).collect();
+    if known.iter().any(|mon| mon.addr.is_some()) { known } else { core.options.monitors.clone() }
+}
+
+/// Tries all monitors in random order, some at a time; the first that accepts us wins.
+async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link), Vec<MonFailure>> {
+    shuffle(&mut targets);
+    let mut waiting = targets.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    loop {
+        while running.len() < PARALLEL {
+            let Some(target) = waiting.next() else { break };
+            running.push(attempt(core, target));
+        }
+        match running.next().await {
+            None => return Err(failures),
+            Some(Ok(won)) => return Ok(won),
+            Some(Err(failure)) => failures.push(failure),
+        }
+    }
+}
+
+async fn attempt(core: &Core, target: MonTarget) -> Result<(String, Link), MonFailure> {
+    let MonTarget { label, addr } = target;
+    let Some(addr) = addr else {
+        return Err(MonFailure { label, cause: LinkError::from(MsgrError::Msgr1).into() });
+    };
+    let modes = &core.options.mon_modes;
+    let opened = match core.proof(EntityType::MON) {
+        Ok(proof) => dial(&core.dialer, EntityType::MON, addr, modes, proof, DIAL_LIMIT).await,
+        Err(error) => Err(error.into()),
+    };
+    match opened {
+        Ok(link) => Ok((label, link)),
+        Err(cause) => Err(MonFailure { label, cause }),
+    }
+}
+
+fn shuffle(targets: &mut [MonTarget]) {
+    for i in (1..targets.len()).rev() {
+        let mut bytes = [0; 8];
+        crate::net::random(&mut bytes);
+        let j = u64::from_le_bytes(bytes) % (i as u64 + 1);
+        targets.swap(i, usize::try_from(j).unwrap_or(0));
+    }
+}
+
+/// Remembers why none answered; ends the wait for the first session where trying again is of no use.
+fn report(core: &Core, failures: Vec<MonFailure>) {
+    for failure in &failures {
+        tracing::info!(
+            monitor = failure.label,
+            error = &failure.cause as &dyn std::error::Error,
+            "monitor failed"
+        );
+    }
+    // The old identity was refused: only a new one can go on, and for it the old one's locks are a stranger's.
+    let lost_identity = failures
+        .iter()
+        .any(|f| matches!(&f.cause, DialError::Auth(cephx::AuthError::ReclaimRejected { .. })));
+    if lost_identity {
+        tracing::error!("the monitors do not recognise this client instance any more; restart it");
+    }
+    let permanent = !failures.is_empty() && failures.iter().all(|f| !f.cause.is_transient());
+    let rejected = failures.iter().position(|f| matches!(&f.cause, DialError::Auth(e) if !e.is_transient()));
+    core.progress.send_if_modified(|progress| {
+        if !matches!(progress, Progress::Connecting(_)) {
+            return false;
+        }
+        *progress = match rejected {
+            // All monitors know the same users: one that says no speaks for all.
+            Some(_) => Progress::Failed(Arc::new(ConnectError::from_failures(failures))),
+            None if permanent => Progress::Failed(Arc::new(ConnectError::from_failures(failures))),
+            None => Progress::Connecting(Some(Arc::new(ConnectError::from_failures(failures)))),
+        };
+        true
+    });
+}
+
+async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), LinkError> {
+    let mut heard = Instant::now();
+    let mut next_keepalive = heard + KEEPALIVE;
+    let mut next_check = heard + RENEW_CHECK;
+    loop {
+        tokio::select! {
+            biased;
+            event = link.serve(outbox) => {
+                let Some(event) = event? else { return Ok(()) };
+                heard = Instant::now();
+                if let Event::Message(message) = event {
+                    core.mon_message(message).map_err(malformed)?;
+                }
+            }
+            () = core.tickets_wanted.notified() => core.renew_tickets(),
+            () = sleep_until(next_check.min(next_keepalive)) => {
+                let now = Instant::now();
+                if now >= next_check {
+                    next_check = now + RENEW_CHECK;
+                    core.renew_tickets();
+                }
+                if now >= next_keepalive {
+                    if now - heard > SILENCE {
+                        return Err(LinkError::Silent);
+                    }
+                    next_keepalive = now + KEEPALIVE;
+                    link.keepalive(now_utime());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The task of one session with an OSD: connects, then moves messages until the connection ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ceph_codec::{EntityAddr, EntityType};
+use ceph_msgr::Event;
+use cephx::AuthError;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::net::{DialError, Link, LinkError, Outbox, dial};
+use crate::objecter::SessionId;
+
+use super::core::{Core, backoff, now_utime};
+
+/// Time for TCP and the handshake.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Time between questions whether the OSD is alive.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Silence after which the connection counts as dead.
+const SILENCE: Duration = Duration::from_secs(40);
+
+pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbox: Arc<Outbox>) {
+    #[expect(clippy::disallowed_methods, reason = "one task per connection")]
+    tokio::spawn(async move {
+        let failures = core.state.lock().osd_failures.get(&session.osd).copied().unwrap_or(0);
+        tokio::select! {
+            () = outbox.closed() => return,
+            () = pause(failures) => {}
+        }
+        let dialled = tokio::select! {
+            () = outbox.closed() => return,
+            dialled = open(&core, addr) => dialled,
+        };
+        match dialled {
+            Ok(mut link) => {
+                tracing::debug!(osd = %session.osd, %addr, "connected");
+                core.osd_opened(session, link.features());
+                match serve(&core, session, &mut link, &outbox).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::info!(
+                        osd = %session.osd, %addr, error = &error as &dyn std::error::Error, "connection to the OSD ended"
+                    ),
+                }
+            }
+            Err(error) => {
+                let level = if error.is_transient() { "temporarily" } else { "persistently" };
+                tracing::info!(
+                    osd = %session.osd, %addr, error = &error as &dyn std::error::Error, "OSD unreachable, {level}"
+                );
+            }
+        }
+        *core.state.lock().osd_failures.entry(session.osd).or_default() += 1;
+        core.osd_reset(session);
+    });
+}
+
+async fn pause(failures: u32) {
+    if failures > 0 {
+        sleep(backoff(failures, LONGEST_PAUSE)).await;
+    }
+}
+
+async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
+    let proof = match core.proof(EntityType::OSD) {
+        Ok(proof) => proof,
+        Err(error) => {
+            core.tickets_wanted.notify_one();
+            return Err(error.into());
+        }
+    };
+    let modes = &core.options.client_modes;
+    let opened = dial(&core.dialer, EntityType::OSD, addr, modes, proof, DIAL_LIMIT).await;
+    if let (Err(DialError::Auth(AuthError::TicketRefused { service, .. })), Some(auth)) =
+        (&opened, &core.auth)
+    {
+        auth.lock().invalidate(*service);
+        core.tickets_wanted.notify_one();
+    }
+    opened
+}
+
+/// Moves messages until the connection fails (an error) or the session is not wanted any more.
+async fn serve(
+    core: &Arc<Core>,
+    session: SessionId,
+    link: &mut Link,
+    outbox: &Outbox,
+) -> Result<(), LinkError> {
+    let mut heard = Instant::now();
+    let mut next_keepalive = heard + KEEPALIVE;
+    loop {
+        tokio::select! {
+            biased;
+            event = link.serve(outbox) => {
+                let Some(event) = event? else { return Ok(()) };
+                heard = Instant::now();
+                if let Event::Message(message) = event {
+                    core.osd_message(session, message).map_err(malformed)?;
+                }
+            }
+            () = sleep_until(next_keepalive) => {
+                let now = Instant::now();
+                if now - heard > SILENCE {
+                    return Err(LinkError::Silent);
+                }
+                next_keepalive = now + KEEPALIVE;
+                link.keepalive(now_utime());
+            }
+        }
+    }
+}
+
+pub(super) fn malformed(error: ceph_codec::DecodeError) -> LinkError {
+    LinkError::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}

@@ -1,0 +1,198 @@
+//! Messages to and from OSDs.
+
+use bytes::Bytes;
+use ceph_codec::{
+    Decode, DecodeError, Encode, Epoch, HObject, ObjectLocator, PgId, Reader, ReqId, SnapId, SpgId, Utime,
+    encode_seq,
+};
+
+use crate::op::{OP_LEN, Op, OpOutcome, SnapContext, encode_op};
+
+/// Flags of a request. Ceph: `CEPH_OSD_FLAG_*` in `src/include/rados.h`.
+pub(crate) mod flag {
+    pub(crate) const ONDISK: u32 = 0x4;
+    pub(crate) const RETRY: u32 = 0x8;
+    pub(crate) const READ: u32 = 0x10;
+    pub(crate) const WRITE: u32 = 0x20;
+    pub(crate) const IGNORE_CACHE: u32 = 0x8000;
+    pub(crate) const IGNORE_OVERLAY: u32 = 0x2_0000;
+    pub(crate) const REDIRECTED: u32 = 0x20_0000;
+    pub(crate) const KNOWN_REDIR: u32 = 0x40_0000;
+    pub(crate) const FULL_TRY: u32 = 0x80_0000;
+    pub(crate) const FULL_FORCE: u32 = 0x100_0000;
+    pub(crate) const SUPPORTS_POOL_EIO: u32 = 0x800_0000;
+}
+
+/// A request to an OSD. Ceph: `MOSDOp` version 8 in `src/messages/MOSDOp.h`.
+#[derive(Debug)]
+pub(crate) struct OsdOp<'a> {
+    pub(crate) spg: SpgId,
+    /// The object's hash, not folded to the number of placement groups.
+    pub(crate) raw_hash: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) flags: u32,
+    pub(crate) reqid: ReqId,
+    pub(crate) mtime: Utime,
+    pub(crate) locator: &'a ObjectLocator,
+    pub(crate) object: &'a str,
+    pub(crate) ops: &'a [Op],
+    pub(crate) snap: SnapId,
+    pub(crate) snapc: &'a SnapContext,
+    /// How many times it was sent before.
+    pub(crate) retry_attempt: i32,
+    /// Features of the connection.
+    pub(crate) features: u64,
+}
+
+impl OsdOp<'_> {
+    pub(crate) const VERSION: u16 = 8;
+    pub(crate) const COMPAT: u16 = 3;
+
+    /// The front, and the payload chunks that follow it.
+    pub(crate) fn encode(&self) -> (Vec<u8>, Vec<Bytes>) {
+        let mut out = Vec::with_capacity(
+            230 + self.object.len()
+                + self.locator.namespace.len()
+                + OP_LEN * self.ops.len()
+                + 8 * self.snapc.snaps.len(),
+        );
+        let mut data = Vec::with_capacity(self.ops.len());
+        self.spg.encode(&mut out);
+        self.raw_hash.encode(&mut out);
+        self.epoch.encode(&mut out);
+        self.flags.encode(&mut out);
+        self.reqid.encode(&mut out);
+        out.extend_from_slice(&[0; 24]); // blkin trace
+        self.reqid.inc.encode(&mut out);
+        self.mtime.encode(&mut out);
+        self.locator.encode(&mut out);
+        self.object.encode(&mut out);
+        u16::try_from(self.ops.len()).expect("an operation has few ops").encode(&mut out);
+        for op in self.ops {
+            encode_op(op, &mut out, &mut data);
+        }
+        self.snap.encode(&mut out);
+        self.snapc.seq.encode(&mut out);
+        encode_seq(self.snapc.snaps.iter(), &mut out);
+        self.retry_attempt.encode(&mut out);
+        self.features.encode(&mut out);
+        (out, data)
+    }
+}
+
+/// Where an object really is. Ceph: `request_redirect_t` in `src/osd/osd_types.h`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Redirect {
+    pub(crate) locator: ObjectLocator,
+    /// Its name there, if another.
+    pub(crate) object: String,
+}
+
+/// The answer of an OSD. Ceph: `MOSDOpReply` versions 7 and 8 in `src/messages/MOSDOpReply.h`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OsdOpReply {
+    pub(crate) flags: u64,
+    /// 0 or positive, or a negative errno.
+    pub(crate) result: i32,
+    pub(crate) epoch: Epoch,
+    /// The attempt it answers, -1 if the OSD did not say.
+    pub(crate) retry_attempt: i32,
+    pub(crate) user_version: u64,
+    pub(crate) outcomes: Vec<OpOutcome>,
+    pub(crate) redirect: Option<Redirect>,
+}
+
+impl OsdOpReply {
+    pub(crate) fn decode(version: u16, front: &[u8], data: &Bytes) -> Result<Self, DecodeError> {
+        if version < 7 {
+            let version = u8::try_from(version).unwrap_or_default();
+            return Err(DecodeError::TooOld { what: "MOSDOpReply", version, oldest: 7 });
+        }
+        let r = &mut Reader::new(front);
+        r.bytes("object name")?;
+        PgId::decode(r)?;
+        let flags = u64::decode(r)?;
+        let result = i32::decode(r)?;
+        r.take("bad_replay_version", 12)?;
+        let epoch = Epoch::decode(r)?;
+        let count = r.count("ops of a reply", OP_LEN)?;
+        let mut lens = Vec::with_capacity(count);
+        for _ in 0..count {
+            let op = r.take("op of a reply", OP_LEN)?;
+            lens.push(u32::decode_from(&op[OP_LEN - 4..])?);
+        }
+        let retry_attempt = i32::decode(r)?;
+        let mut outcomes = Vec::with_capacity(count);
+        let mut at = 0usize;
+        for len in lens {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let end = at.checked_add(len).filter(|&end| end <= data.len()).ok_or(DecodeError::Truncated {
+                what: "data of a reply",
+                need: len,
+                have: data.len() - at,
+            })?;
+            outcomes.push(OpOutcome { rval: i32::decode(r)?, data: data.slice(at..end) });
+            at = end;
+        }
+        if at != data.len() {
+            return Err(DecodeError::Invalid { what: "data length of a reply", value: data.len() as u64 });
+        }
+        r.take("replay_version", 12)?;
+        let user_version = u64::decode(r)?;
+        let redirect = if bool::decode(r)? { Some(Redirect::decode(r)?) } else { None };
+        Ok(Self { flags, result, epoch, retry_attempt, user_version, outcomes, redirect })
+    }
+}
+
+impl Decode for Redirect {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.versioned("request_redirect_t", 1, |r, _| {
+            let redirect = Self { locator: ObjectLocator::decode(r)?, object: String::decode(r)? };
+            r.bytes("legacy instructions")?;
+            Ok(redirect)
+        })
+    }
+}
+
+/// What a backoff message is about. Ceph: `CEPH_OSD_BACKOFF_OP_*`.
+pub(crate) mod backoff_op {
+    pub(crate) const BLOCK: u8 = 1;
+    pub(crate) const ACK_BLOCK: u8 = 2;
+    pub(crate) const UNBLOCK: u8 = 3;
+}
+
+/// An OSD asks to hold back requests for a range of objects, or lifts that. Ceph: `MOSDBackoff` version 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OsdBackoff {
+    pub(crate) spg: SpgId,
+    pub(crate) epoch: Epoch,
+    pub(crate) op: u8,
+    /// Unique within the session.
+    pub(crate) id: u64,
+    pub(crate) begin: HObject,
+    pub(crate) end: HObject,
+}
+
+impl Decode for OsdBackoff {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            spg: SpgId::decode(r)?,
+            epoch: Epoch::decode(r)?,
+            op: u8::decode(r)?,
+            id: u64::decode(r)?,
+            begin: HObject::decode(r)?,
+            end: HObject::decode(r)?,
+        })
+    }
+}
+
+impl Encode for OsdBackoff {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.spg.encode(out);
+        self.epoch.encode(out);
+        self.op.encode(out);
+        self.id.encode(out);
+        self.begin.encode(out);
+        self.end.encode(out);
+    }
+}

@@ -1,0 +1,174 @@
+//! Opens a connection: TCP, then the messenger's handshake.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ceph_codec::{AddrType, EntityAddr, EntityType, GlobalId};
+use ceph_msgr::{ClientIdent, ConMode, Connection, ConnectionConfig, Event};
+use cephx::AuthError;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Link, LinkError, Proof};
+
+/// Why no connection could be opened.
+#[derive(Debug, Error)]
+pub(crate) enum DialError {
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("the address has no IP")]
+    NoAddress,
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("no answer within {} seconds", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+impl DialError {
+    /// Whether trying again later may help without anybody changing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::TimedOut(_) => true,
+            Self::NoAddress => false,
+            Self::Auth(error) => error.is_transient(),
+            Self::Link(LinkError::Messenger(error)) => error.is_transient(),
+            Self::Link(LinkError::Io(_) | LinkError::Closed | LinkError::Silent) => true,
+        }
+    }
+}
+
+/// What all connections of one client instance have in common.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    started: Instant,
+    nonce: u32,
+    global_seq: AtomicU64,
+    global_id: AtomicU64,
+    /// The instance's address, once a monitor told which IP it sees.
+    my_addr: Mutex<Option<EntityAddr>>,
+}
+
+impl Dialer {
+    pub(crate) fn new(nonce: u32) -> Self {
+        Self {
+            #[expect(clippy::disallowed_methods, reason = "the module with clocks")]
+            started: Instant::now(),
+            nonce,
+            global_seq: AtomicU64::new(0),
+            global_id: AtomicU64::new(0),
+            my_addr: Mutex::new(None),
+        }
+    }
+
+    /// Time on the clock that tickets are measured with.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The address that watchers, locks and blocklists know this instance by; known after the first
+    /// connection.
+    pub(crate) fn my_addr(&self) -> Option<EntityAddr> {
+        *self.my_addr.lock()
+    }
+
+    /// The number that the monitors gave this instance; 0 before the first session.
+    pub(crate) fn global_id(&self) -> GlobalId {
+        GlobalId(self.global_id.load(Ordering::Relaxed))
+    }
+
+    /// The session with this number is the one that counts.
+    pub(crate) fn set_global_id(&self, id: GlobalId) {
+        self.global_id.store(id.0, Ordering::Relaxed);
+    }
+
+    /// The first peer to tell our IP decides; an address that changed would split the identity.
+    fn learn_addr(&self, seen: EntityAddr) -> EntityAddr {
+        let mut mine = self.my_addr.lock();
+        *mine.get_or_insert_with(|| {
+            let addr = seen.addr.map(|mut addr| {
+                addr.set_port(0);
+                addr
+            });
+            EntityAddr { kind: AddrType::ANY, nonce: self.nonce, addr }
+        })
+    }
+}
+
+/// Opens a connection to the daemon at `addr`.
+///
+/// # Errors
+/// [`DialError`], after at most `limit`.
+pub(crate) async fn dial(
+    dialer: &Dialer,
+    peer: EntityType,
+    addr: EntityAddr,
+    modes: &[ConMode],
+    proof: Proof<'_>,
+    limit: Duration,
+) -> Result<Link, DialError> {
+    match timeout(limit, open(dialer, peer, addr, modes, proof)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::TimedOut(limit)),
+    }
+}
+
+async fn open(
+    dialer: &Dialer,
+    peer: EntityType,
+    addr: EntityAddr,
+    modes: &[ConMode],
+    mut proof: Proof<'_>,
+) -> Result<Link, DialError> {
+    let socket = addr.addr.ok_or(DialError::NoAddress)?;
+    #[expect(clippy::disallowed_methods, reason = "the module with sockets")]
+    let stream = TcpStream::connect(socket).await.map_err(DialError::Connect)?;
+    stream.set_nodelay(true).map_err(DialError::Connect)?;
+    let connection = Connection::new(ConnectionConfig::new(peer, addr, modes.to_vec()));
+    let mut link = Link::new(stream, connection);
+    let mut my_addr = None;
+    loop {
+        match link.event().await? {
+            Event::Hello { my_addr: seen } => {
+                my_addr = Some(dialer.learn_addr(seen));
+                link.connection.start_auth(proof.method(), proof.payload()).map_err(LinkError::from)?;
+            }
+            Event::AuthMore(payload) => {
+                let answer = proof.challenge(&payload, dialer.now())?;
+                link.connection.continue_auth(&answer).map_err(LinkError::from)?;
+            }
+            Event::AuthBadMethod { result, allowed_methods, .. } => {
+                return Err(proof.refused(result, &allowed_methods).into());
+            }
+            Event::AuthDone { global_id: given, payload, .. } => {
+                // A monitor gives the number, an OSD only repeats it.
+                let global_id = if peer == EntityType::MON { given } else { dialer.global_id() };
+                let secrets = proof.done(given, &payload, dialer.now())?;
+                let ident = ClientIdent {
+                    addrs: my_addr.map(Into::into).unwrap_or_default(),
+                    global_id,
+                    global_seq: dialer.global_seq.fetch_add(1, Ordering::Relaxed) + 1,
+                };
+                link.global_id = global_id;
+                link.connection
+                    .finish_auth(&secrets.session_key, &secrets.connection_secret, ident)
+                    .map_err(LinkError::from)?;
+                return finish(link).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Waits until messages may be sent.
+async fn finish(mut link: Link) -> Result<Link, DialError> {
+    loop {
+        if let Event::Ready(_) = link.event().await? {
+            return Ok(link);
+        }
+    }
+}

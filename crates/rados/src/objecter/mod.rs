@@ -1,0 +1,516 @@
+//! The Objecter: sends operations to the right OSD, until they are answered.
+//!
+//! A state machine without sockets, clocks or tasks. Requests, maps, messages and session changes go in;
+//! [`Action`]s come out: connect, send, complete.
+//!
+//! ```text
+//!  submit ---> Target::recompute --+--> homeless     no primary: parked until a map brings one
+//!                                  +--> session      unsent while connecting, paused or backed off
+//!                                         | Send
+//!                                         v
+//!              session reset, new map, unblock ---> Send again, same tid
+//!                                         | reply
+//!                                         v
+//!                                     Complete
+//! ```
+//! Rules that keep data safe: an operation keeps its tid on every resend, so that an OSD recognises one that
+//! it has already applied; tids rise in the order of submission, and a session sends in that order; a reply
+//! to an attempt other than the last is ignored.
+//!
+//! Ceph: `src/osdc/Objecter.cc`.
+
+mod linger;
+mod maps;
+mod placements;
+mod session;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ceph_codec::{
+    EntityAddr, EntityName, EntityType, Epoch, ObjectLocator, OsdId, ReqId, SnapId, Tid, Utime,
+};
+use ceph_osdmap::OsdMap;
+
+use crate::error::OpError;
+use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply, backoff_op, flag};
+use crate::messages::watch::WatchNotify;
+use crate::op::{Errno, OpReply, Operation, SnapContext};
+use crate::watch::WatchEvent;
+
+use linger::Linger;
+use placements::Placements;
+pub(crate) use session::SessionId;
+use session::{Session, is_within};
+use target::{Target, Verdict};
+
+/// What to do to which object.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) object: Arc<str>,
+    pub(crate) locator: Arc<ObjectLocator>,
+    pub(crate) operation: Operation,
+    /// What to read: the live object or a snapshot.
+    pub(crate) snap: SnapId,
+    /// What exists while writing.
+    pub(crate) snapc: SnapContext,
+}
+
+impl Request {
+    fn flags(&self) -> u32 {
+        let flags = if self.operation.is_write() { flag::WRITE } else { flag::READ };
+        if self.operation.full_try { flags | flag::FULL_TRY } else { flags }
+    }
+}
+
+/// What the owner has to do.
+#[derive(Debug)]
+pub(crate) enum Action<C> {
+    /// Open a connection, then call `session_opened`; on failure call `session_reset`, after a pause.
+    Connect { session: SessionId, addr: EntityAddr },
+    /// Close a connection; nothing that it still delivers counts.
+    Close { session: SessionId },
+    /// Send an `MOSDOp`.
+    SendOp { session: SessionId, tid: Tid, front: Vec<u8>, payload: Vec<Bytes> },
+    /// Send an `MOSDBackoff`.
+    SendBackoff { session: SessionId, backoff: OsdBackoff },
+    /// An operation has ended.
+    Complete { completion: C, result: Result<OpReply, OpError> },
+    /// Something for the owner of a watch.
+    Watch { cookie: u64, event: WatchEvent },
+    /// Ask the monitors for the newest epoch of the OSDMap, then call `newest_epoch`.
+    AskNewestEpoch,
+}
+
+/// Who is told the result of an operation.
+#[derive(Debug)]
+enum Completion<C> {
+    Caller(C),
+    Register { cookie: u64 },
+    Reconnect { cookie: u64 },
+    Ping { cookie: u64, generation: u32 },
+}
+
+impl<C> Completion<C> {
+    /// Requests of linger ops are not sent again; the linger op makes a new one.
+    fn should_resend(&self) -> bool {
+        matches!(self, Self::Caller(_))
+    }
+}
+
+#[derive(Debug)]
+struct PendingOp<C> {
+    tid: Tid,
+    target: Target,
+    operation: Operation,
+    snap: SnapId,
+    snapc: SnapContext,
+    mtime: Utime,
+    /// How many times it was sent.
+    attempts: i32,
+    completion: Completion<C>,
+    /// The epoch at which to conclude that the pool does not exist.
+    pool_gone_at: Option<Epoch>,
+}
+
+/// Counts for logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stalled {
+    /// Operations whose placement group has no primary.
+    pub(crate) homeless: usize,
+    /// Operations that wait because of a flag or a full pool.
+    pub(crate) paused: usize,
+    /// Operations on a session that is not open.
+    pub(crate) connecting: usize,
+    /// Operations sent and not answered.
+    pub(crate) unanswered: usize,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Objecter<C> {
+    map: OsdMap,
+    placements: Placements,
+    /// This client instance's address, as in blocklists.
+    my_addr: EntityAddr,
+    blocklisted: bool,
+    epoch_barrier: Epoch,
+    last_tid: u64,
+    next_cookie: u64,
+    next_incarnation: u64,
+    sessions: BTreeMap<OsdId, Session<C>>,
+    homeless: BTreeMap<Tid, PendingOp<C>>,
+    lingers: BTreeMap<u64, Linger<C>>,
+    actions: VecDeque<Action<C>>,
+    asked_newest_epoch: bool,
+    /// Wall-clock time of the last input that brought one; only linger ops use it.
+    now_utime: Utime,
+}
+
+impl<C> Objecter<C> {
+    /// Starts with a full map. `first_cookie` should differ between client instances.
+    pub(crate) fn new(map: OsdMap, my_addr: EntityAddr, first_cookie: u64) -> Self {
+        let blocklisted = map.is_blocklisted(&my_addr);
+        Self {
+            map,
+            placements: Placements::default(),
+            my_addr,
+            blocklisted,
+            epoch_barrier: Epoch(0),
+            last_tid: 0,
+            next_cookie: first_cookie,
+            next_incarnation: 1,
+            sessions: BTreeMap::new(),
+            homeless: BTreeMap::new(),
+            lingers: BTreeMap::new(),
+            actions: VecDeque::new(),
+            asked_newest_epoch: false,
+            now_utime: Utime::default(),
+        }
+    }
+
+    /// The newest map.
+    pub(crate) fn map(&self) -> &OsdMap {
+        &self.map
+    }
+
+    /// Whether this client instance was ever seen blocklisted. It stays so: operations that were in flight
+    /// may or may not have been applied, and only a new instance can start afresh.
+    pub(crate) fn is_blocklisted(&self) -> bool {
+        self.blocklisted
+    }
+
+    /// The next thing for the owner to do.
+    pub(crate) fn poll_action(&mut self) -> Option<Action<C>> {
+        self.actions.pop_front()
+    }
+
+    /// Submits an operation. `now` is wall-clock time, the modification time of what it writes.
+    pub(crate) fn submit(&mut self, request: Request, now: Utime, completion: C) -> Tid {
+        self.now_utime = now;
+        let tid = self.next_tid();
+        if self.blocklisted {
+            self.actions.push_back(Action::Complete { completion, result: Err(OpError::Blocklisted) });
+            return tid;
+        }
+        let flags = request.flags();
+        let mut op = PendingOp {
+            tid,
+            target: Target::new(request.object, request.locator, flags),
+            operation: request.operation,
+            snap: request.snap,
+            snapc: request.snapc,
+            mtime: now,
+            attempts: 0,
+            completion: Completion::Caller(completion),
+            pool_gone_at: None,
+        };
+        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
+            Verdict::NoPool => self.park_without_pool(op),
+            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
+            Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
+        }
+        tid
+    }
+
+    /// Gives up on an operation: its caller does not wait any more. The OSD may still apply it.
+    pub(crate) fn cancel(&mut self, tid: Tid) -> Option<C> {
+        match self.take_op(tid)?.completion {
+            Completion::Caller(completion) => Some(completion),
+            Completion::Register { .. } | Completion::Reconnect { .. } | Completion::Ping { .. } => None,
+        }
+    }
+
+    /// A connection is ready. `features` are those of both sides.
+    pub(crate) fn session_opened(&mut self, id: SessionId, features: u64) {
+        let Some(session) = self.live_session(id) else { return };
+        session.features = Some(features);
+        let tids: Vec<Tid> = session.ops.keys().copied().collect();
+        for tid in tids {
+            self.send(id.osd, tid);
+        }
+    }
+
+    /// A connection was lost or could not be made. Operations stay, and are sent again on the next one.
+    pub(crate) fn session_reset(&mut self, id: SessionId) {
+        let incarnation = self.next_incarnation;
+        let Some(session) = self.live_session(id) else { return };
+        session.id.incarnation = incarnation;
+        session.features = None;
+        session.backoffs.clear();
+        session.ops.retain(|_, op| op.completion.should_resend());
+        let (new_id, addr) = (session.id, session.addr);
+        let lingers: Vec<u64> = session.lingers.iter().copied().collect();
+        if session.ops.is_empty() && lingers.is_empty() {
+            self.sessions.remove(&id.osd); // opened again when there is something to say
+            return;
+        }
+        self.next_incarnation += 1;
+        self.actions.push_back(Action::Connect { session: new_id, addr });
+        for cookie in lingers {
+            self.send_linger(cookie);
+        }
+    }
+
+    /// An OSD has answered.
+    pub(crate) fn handle_op_reply(&mut self, id: SessionId, tid: Tid, reply: OsdOpReply) {
+        let Some(session) = self.live_session(id) else { return };
+        let Some(op) = session.ops.get(&tid) else { return };
+        if reply.retry_attempt >= 0 && reply.retry_attempt != op.attempts - 1 {
+            return;
+        }
+        let Some(mut op) = session.ops.remove(&tid) else { return };
+        if let Some(redirect) = reply.redirect {
+            op.target.redirect(redirect);
+            return self.submit_anew(op);
+        }
+        if reply.result == -Errno::EAGAIN.0 {
+            op.target.forget();
+            return self.submit_anew(op);
+        }
+        let result = if reply.result < 0 {
+            match Errno(-reply.result) {
+                Errno::EBLOCKLISTED => Err(OpError::Blocklisted),
+                errno => Err(OpError::Errno(errno)),
+            }
+        } else {
+            Ok(OpReply { result: reply.result, version: reply.user_version, outcomes: reply.outcomes })
+        };
+        self.complete(op.completion, result);
+    }
+
+    /// Sends an answered operation elsewhere: a new request to the OSDs, hence a new tid.
+    fn submit_anew(&mut self, mut op: PendingOp<C>) {
+        op.tid = self.next_tid();
+        op.attempts = 0;
+        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
+            Verdict::NoPool => self.park_without_pool(op),
+            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
+            Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
+        }
+    }
+
+    /// An OSD asks to hold back requests, or lifts that.
+    pub(crate) fn handle_backoff(&mut self, id: SessionId, backoff: OsdBackoff) {
+        let Some(session) = self.live_session(id) else { return };
+        match backoff.op {
+            backoff_op::BLOCK => {
+                session.backoffs.block(&backoff);
+                // The OSD's own epoch, so that it can drop this if the placement group has split since.
+                let backoff = OsdBackoff { op: backoff_op::ACK_BLOCK, ..backoff };
+                self.actions.push_back(Action::SendBackoff { session: id, backoff });
+            }
+            backoff_op::UNBLOCK => {
+                if !session.backoffs.unblock(backoff.id) {
+                    return;
+                }
+                let tids: Vec<Tid> = session
+                    .ops
+                    .values()
+                    .filter(|op| op.target.spg == backoff.spg)
+                    .filter(|op| is_within(&op.target.place(), &backoff.begin, &backoff.end))
+                    .map(|op| op.tid)
+                    .collect();
+                for tid in tids {
+                    self.send(id.osd, tid);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An OSD tells about a watch or a notify.
+    pub(crate) fn handle_watch_message(&mut self, id: SessionId, message: WatchNotify, data: &Bytes) {
+        if self.live_session(id).is_some() {
+            self.handle_watch_notify(message, data);
+        }
+    }
+
+    /// To be called every few seconds.
+    pub(crate) fn tick(&mut self, now: Utime) {
+        self.now_utime = now;
+        self.ping_watches();
+    }
+
+    /// Fails everything; the client is being shut down.
+    pub(crate) fn shut_down(&mut self) {
+        self.fail_all(&OpError::Shutdown);
+        for session in std::mem::take(&mut self.sessions).into_values() {
+            self.actions.push_back(Action::Close { session: session.id });
+        }
+    }
+
+    /// What has been waiting since `before` or longer, and for what.
+    pub(crate) fn stalled(&self, before: Utime) -> Stalled {
+        let homeless = self.homeless.values().filter(|op| op.mtime <= before).count();
+        let mut out = Stalled { homeless, ..Stalled::default() };
+        for session in self.sessions.values() {
+            let old = session.ops.values().filter(|op| op.mtime <= before);
+            for op in old.filter(|op| op.completion.should_resend()) {
+                if op.target.paused {
+                    out.paused += 1;
+                } else if session.features.is_none() {
+                    out.connecting += 1;
+                } else {
+                    out.unanswered += 1;
+                }
+            }
+        }
+        out
+    }
+
+    /// OSDs that have unanswered or unsent operations, for logs.
+    pub(crate) fn busy_osds(&self) -> Vec<OsdId> {
+        let busy = self.sessions.values().filter(|s| s.ops.values().any(|op| op.completion.should_resend()));
+        busy.map(|s| s.id.osd).collect()
+    }
+
+    fn next_tid(&mut self) -> Tid {
+        self.last_tid += 1;
+        Tid(self.last_tid)
+    }
+
+    fn live_session(&mut self, id: SessionId) -> Option<&mut Session<C>> {
+        self.sessions.get_mut(&id.osd).filter(|session| session.id == id)
+    }
+
+    /// The session with `osd`, opened if need be; `None` if the map has no address for it.
+    fn session(&mut self, osd: OsdId) -> Option<&mut Session<C>> {
+        if !self.sessions.contains_key(&osd) {
+            let addr = self.map.osd_addrs(osd)?.msgr2()?;
+            let id = SessionId { osd, incarnation: self.next_incarnation };
+            self.next_incarnation += 1;
+            self.actions.push_back(Action::Connect { session: id, addr });
+            self.sessions.insert(osd, Session::new(id, addr));
+        }
+        self.sessions.get_mut(&osd)
+    }
+
+    fn take_op(&mut self, tid: Tid) -> Option<PendingOp<C>> {
+        if let Some(op) = self.homeless.remove(&tid) {
+            return Some(op);
+        }
+        self.sessions.values_mut().find_map(|session| session.ops.remove(&tid))
+    }
+
+    /// Hands an operation with a fresh target to its session and sends it, if nothing is in the way.
+    fn assign_and_send(&mut self, op: PendingOp<C>) {
+        let tid = op.tid;
+        let Some(osd) = op.target.osd else {
+            self.homeless.insert(tid, op);
+            return;
+        };
+        match self.session(osd) {
+            Some(session) => {
+                session.ops.insert(tid, op);
+                self.send(osd, tid);
+            }
+            None => {
+                self.homeless.insert(tid, op);
+            }
+        }
+    }
+
+    /// Sends an operation of a session, unless it is paused, backed off, or the session is not open yet.
+    fn send(&mut self, osd: OsdId, tid: Tid) {
+        let Some(session) = self.sessions.get_mut(&osd) else { return };
+        let Some(features) = session.features else { return };
+        let Some(op) = session.ops.get_mut(&tid) else { return };
+        if op.target.paused {
+            return;
+        }
+        if !session.backoffs.is_empty() && session.backoffs.blocks(op.target.spg, &op.target.place()) {
+            return;
+        }
+        let mut flags = op.target.flags | flag::KNOWN_REDIR | flag::SUPPORTS_POOL_EIO | flag::ONDISK;
+        if op.attempts > 0 {
+            flags |= flag::RETRY;
+        }
+        let message = OsdOp {
+            spg: op.target.spg,
+            raw_hash: op.target.raw_hash,
+            epoch: self.map.epoch(),
+            flags,
+            // Left empty, the OSD takes the connection's client and the message's tid.
+            reqid: ReqId { name: EntityName { kind: EntityType(0), num: 0 }, tid: Tid(0), inc: 0 },
+            mtime: op.mtime,
+            locator: &op.target.locator,
+            object: &op.target.object,
+            ops: &op.operation.ops,
+            snap: op.snap,
+            snapc: &op.snapc,
+            retry_attempt: op.attempts,
+            features,
+        };
+        let (front, payload) = message.encode();
+        op.attempts += 1;
+        self.actions.push_back(Action::SendOp { session: session.id, tid, front, payload });
+    }
+
+    fn complete(&mut self, completion: Completion<C>, result: Result<OpReply, OpError>) {
+        match completion {
+            Completion::Caller(completion) => self.actions.push_back(Action::Complete { completion, result }),
+            Completion::Register { cookie } => self.linger_registered(cookie, result),
+            Completion::Reconnect { cookie } => self.linger_checked(cookie, None, result),
+            Completion::Ping { cookie, generation } => self.linger_checked(cookie, Some(generation), result),
+        }
+    }
+
+    /// Keeps an operation whose pool is not in the map: the map may be older than the pool.
+    fn park_without_pool(&mut self, mut op: PendingOp<C>) {
+        let pool = op.target.pool();
+        if op.target.pool_ever_existed {
+            op.pool_gone_at = Some(self.map.epoch());
+        }
+        match op.pool_gone_at {
+            Some(epoch) if self.map.epoch() >= epoch => {
+                self.complete(op.completion, Err(OpError::NoPool(pool)))
+            }
+            known => {
+                self.homeless.insert(op.tid, op);
+                if known.is_none() && !self.asked_newest_epoch {
+                    self.asked_newest_epoch = true;
+                    self.actions.push_back(Action::AskNewestEpoch);
+                }
+            }
+        }
+    }
+
+    /// The monitors' newest epoch: pools that are not in that map do not exist.
+    pub(crate) fn newest_epoch(&mut self, newest: Epoch) {
+        self.asked_newest_epoch = false;
+        let map = &self.map;
+        let without_pool: Vec<Tid> = self
+            .homeless
+            .values_mut()
+            .filter(|op| map.pool(op.target.pool()).is_none() && op.pool_gone_at.is_none())
+            .map(|op| {
+                op.pool_gone_at = Some(newest);
+                op.tid
+            })
+            .collect();
+        for tid in without_pool {
+            if let Some(op) = self.homeless.remove(&tid) {
+                self.park_without_pool(op);
+            }
+        }
+    }
+
+    fn fail_all(&mut self, error: &OpError) {
+        let mut ops = std::mem::take(&mut self.homeless);
+        for session in self.sessions.values_mut() {
+            ops.append(&mut session.ops);
+        }
+        for op in ops.into_values() {
+            // Linger ops hear of it below, once each.
+            if op.completion.should_resend() {
+                self.complete(op.completion, Err(error.clone()));
+            }
+        }
+        self.fail_lingers(error);
+    }
+}

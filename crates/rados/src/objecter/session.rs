@@ -1,0 +1,78 @@
+//! What is in flight to one OSD, and what that OSD asked to hold back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ceph_codec::{EntityAddr, HObject, OsdId, SpgId, Tid};
+
+use crate::messages::osd::OsdBackoff;
+
+use super::PendingOp;
+
+/// One connection to one OSD. A new connection to the same OSD has a new incarnation, so that late messages
+/// of the old one are recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SessionId {
+    pub(crate) osd: OsdId,
+    pub(crate) incarnation: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session<C> {
+    pub(crate) id: SessionId,
+    pub(crate) addr: EntityAddr,
+    /// Features of the connection; `None` while it is not open.
+    pub(crate) features: Option<u64>,
+    pub(crate) ops: BTreeMap<Tid, PendingOp<C>>,
+    /// Cookies of the linger ops whose object is on this OSD.
+    pub(crate) lingers: BTreeSet<u64>,
+    pub(crate) backoffs: Backoffs,
+}
+
+impl<C> Session<C> {
+    pub(crate) fn new(id: SessionId, addr: EntityAddr) -> Self {
+        Self {
+            id,
+            addr,
+            features: None,
+            ops: BTreeMap::new(),
+            lingers: BTreeSet::new(),
+            backoffs: Backoffs::default(),
+        }
+    }
+}
+
+/// Ranges of objects for which requests have to wait. They end with the session.
+///
+/// Ceph: `doc/dev/osd_internals/backoff.rst`.
+#[derive(Debug, Default)]
+pub(crate) struct Backoffs {
+    by_id: BTreeMap<u64, (SpgId, HObject, HObject)>,
+}
+
+impl Backoffs {
+    pub(crate) fn block(&mut self, backoff: &OsdBackoff) {
+        self.by_id.insert(backoff.id, (backoff.spg, backoff.begin.clone(), backoff.end.clone()));
+    }
+
+    /// Whether there was such a backoff.
+    pub(crate) fn unblock(&mut self, id: u64) -> bool {
+        self.by_id.remove(&id).is_some()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.by_id.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(crate) fn blocks(&self, spg: SpgId, place: &HObject) -> bool {
+        self.by_id.values().any(|(blocked, begin, end)| *blocked == spg && is_within(place, begin, end))
+    }
+}
+
+/// Whether `place` is in `[begin, end)`. A range of one object has `begin == end`.
+pub(crate) fn is_within(place: &HObject, begin: &HObject, end: &HObject) -> bool {
+    place == begin || (place > begin && place < end)
+}
