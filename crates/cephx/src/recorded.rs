@@ -188,20 +188,30 @@ fn a_wrong_key_reads_nothing_of_what_a_monitor_says() {
     }
 }
 
-/// Tickets for services lived 30 s in this cluster, the AUTH ticket 60 s. The client looked once a second.
 #[test]
-fn tickets_are_renewed_and_the_identity_asked_back_when_and_as_librados_does() {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pacific/renewal-aes");
+fn aes_tickets_are_renewed_and_the_id_asked_back_as_librados_does() {
+    let renewals = [23_004, 45_008, 46_012, 69_020, 90_024, 92_024];
+    replay_renewals("pacific/renewal-aes", &renewals, 117_044);
+}
+
+#[test]
+fn aes256k_tickets_are_renewed_and_the_id_asked_back_as_librados_does() {
+    replay_renewals("tentacle/renewal-aes256k", &[23_012, 45_044, 46_044, 69_052], 83_076);
+}
+
+/// Tickets for services lived 30 s in these clusters, AUTH tickets 60 s. The clients looked once a second;
+/// the times are milliseconds after the handshake, from their logs.
+fn replay_renewals(recording: &str, renewals: &[u64], reclaim: u64) {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(recording);
     let mut client = Client::new(EntityAuthName::client("admin"), admin_key(&base));
     let session = Recording::read(&base, "session");
     authenticate(&mut client, &session, Duration::ZERO);
 
     let (c2s, s2c) = (stream(&base, "session", "c2s"), stream(&base, "session", "s2c"));
     let (requests, replies) = (messages(&c2s, 17), messages(&s2c, 18));
-    // Milliseconds after the handshake, from the log of the client.
-    let times = [23_004, 45_008, 46_012, 69_020, 90_024, 92_024].map(Duration::from_millis);
-    assert_eq!((requests.len(), replies.len()), (times.len(), times.len()));
-    for ((request, reply), now) in requests.into_iter().zip(replies).zip(times) {
+    assert_eq!((requests.len(), replies.len()), (renewals.len(), renewals.len()));
+    for ((request, reply), now) in requests.into_iter().zip(replies).zip(renewals) {
+        let now = Duration::from_millis(*now);
         let due = client.renew_at().unwrap();
         assert!(due <= now && now < due + Duration::from_millis(1100), "{due:?} {now:?}");
         assert_eq!(client.renew(due - Duration::from_millis(1), &mut |_: &mut [u8]| ()), Renewal::Nothing);
@@ -214,7 +224,8 @@ fn tickets_are_renewed_and_the_identity_asked_back_when_and_as_librados_does() {
         let random = if proves_key {
             payload[3..11].to_vec()
         } else {
-            randomness(&payload[2..], &client.session_key(EntityType::AUTH)).0
+            let (nonce, confounder) = randomness(&payload[2..], &client.session_key(EntityType::AUTH));
+            [nonce, confounder].concat()
         };
         assert_eq!(client.renew(now, &mut replay(random)), Renewal::Request(payload.to_vec()));
         assert_eq!(client.renew_at(), None);
@@ -228,7 +239,7 @@ fn tickets_are_renewed_and_the_identity_asked_back_when_and_as_librados_does() {
 
     let old_auth_key = client.session_key(EntityType::AUTH);
     client.mon_closed();
-    authenticate(&mut client, &Recording::read(&base, "reclaim"), Duration::from_millis(117_044));
+    authenticate(&mut client, &Recording::read(&base, "reclaim"), Duration::from_millis(reclaim));
     assert_eq!(client.global_id(), session.global_id);
     assert_ne!(client.session_key(EntityType::AUTH).secret(), old_auth_key.secret());
 }
