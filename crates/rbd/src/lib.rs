@@ -10,6 +10,7 @@ mod lock;
 mod mem_store;
 mod names;
 mod object_map;
+mod rados_store;
 mod store;
 mod watcher;
 
