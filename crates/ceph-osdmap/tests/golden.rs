@@ -1,5 +1,7 @@
 //! Maps of three releases are read as Ceph's own tools read them, and every PG is placed as they place it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;

@@ -2,6 +2,8 @@
 //!
 //! Each run takes other maps; the seed it prints repeats it: `SEED=17 cargo test -p crush --test generated`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs;
 
 use ceph_codec::Decode;
@@ -21,7 +23,7 @@ fn random_maps_map_as_crushtool_does() {
     let mut rng = Rng::new();
     for case in 0..MAPS {
         let devices = rng.range(1, 60);
-        let text = crush_text(&mut rng, devices);
+        let text = crush_text(&mut rng, devices, 0);
         fs::write(dir.path().join("map.txt"), &text).unwrap();
         run("crushtool", dir.path(), &["--enable-unsafe-tunables", "-c", "map.txt", "-o", "map.crush"]);
         let map = CrushMap::decode_from(&fs::read(dir.path().join("map.crush")).unwrap()).unwrap();
@@ -64,13 +66,15 @@ fn built_hierarchies_of_random_shape_map_as_crushtool_does() {
     let mut rng = Rng::new();
     for alg in ["uniform", "list", "tree", "straw", "straw2"] {
         let devices = rng.range(4, 100);
-        let (count, host, rack) = (devices.to_string(), rng.range(1, 9).to_string(), rng.range(2, 5).to_string());
+        let (count, host, rack) =
+            (devices.to_string(), rng.range(1, 9).to_string(), rng.range(2, 5).to_string());
         let build = ["-o", "built.crush", "--build", "--num_osds", &count];
         let layers = ["host", alg, &host, "rack", alg, &rack, "root", alg, "0"];
         run("crushtool", dir.path(), &[&build[..], &layers[..]].concat());
         let map = CrushMap::decode_from(&fs::read(dir.path().join("built.crush")).unwrap()).unwrap();
         let test = ["-i", "built.crush", "--test", "--show-mappings", "--min-x", "0", "--max-x", "300"];
-        let mappings = parse_mappings(&run("crushtool", dir.path(), &[&test[..], &["--num-rep", "3"]].concat()));
+        let mappings =
+            parse_mappings(&run("crushtool", dir.path(), &[&test[..], &["--num-rep", "3"]].concat()));
         assert!(!mappings.is_empty());
         for m in mappings {
             let devices = map.map(m.rule, m.x, 3, &vec![FULL; devices as usize], Some(0));

@@ -1,5 +1,7 @@
 //! Every mapping that `crushtool` printed for the maps in `testdata` comes out the same here.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

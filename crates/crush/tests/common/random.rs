@@ -48,7 +48,8 @@ pub(crate) fn run(tool: &str, dir: &Path, args: &[&str]) -> String {
         .current_dir(dir)
         .output()
         .unwrap_or_else(|e| panic!("cannot run {tool} (Debian: ceph-base): {e}"));
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
     assert!(output.status.success(), "{tool} {args:?}: {}\n{stdout}\n{stderr}", output.status);
     stdout
 }
@@ -56,7 +57,8 @@ pub(crate) fn run(tool: &str, dir: &Path, args: &[&str]) -> String {
 /// The text of a random map with devices 0 to `devices - 1`, and rules 0 to 3 of random forms.
 ///
 /// Rule 0 is for replicated pools and takes any level as failure domain; the others are of all forms.
-pub(crate) fn crush_text(rng: &mut Rng, devices: u32) -> String {
+/// Every second map has choose_args, for pool `pool`.
+pub(crate) fn crush_text(rng: &mut Rng, devices: u32, pool: u64) -> String {
     let mut text = String::new();
     write_tunables(rng, &mut text);
     for device in 0..devices {
@@ -87,7 +89,7 @@ pub(crate) fn crush_text(rng: &mut Rng, devices: u32) -> String {
         write_rule(rng, &mut text, number);
     }
     if rng.one_in(2) {
-        writeln!(text, "choose_args 0 {{\n{}}}", hierarchy.choose_args).unwrap();
+        writeln!(text, "choose_args {pool} {{\n{}}}", hierarchy.choose_args).unwrap();
     }
     text
 }
@@ -164,7 +166,8 @@ fn write_rule(rng: &mut Rng, text: &mut String, number: u32) {
         "choose indep 2 type rack\nstep chooseleaf indep 2 type host".to_owned(),
         "choose firstn 2 type rack\nstep choose firstn 2 type host\nstep choose firstn 1 type osd".to_owned(),
         "choose indep 3 type host\nstep choose indep 2 type osd".to_owned(),
-        "chooseleaf firstn 1 type rack\nstep emit\nstep take root0\nstep chooseleaf firstn -1 type host".to_owned(),
+        "chooseleaf firstn 1 type rack\nstep emit\nstep take root0\nstep chooseleaf firstn -1 type host"
+            .to_owned(),
     ];
     let steps = if number == 0 { rng.pick(&simple) } else { rng.pick(&any) };
     let kind = if steps.contains("indep") { "erasure" } else { "replicated" };
