@@ -1,0 +1,107 @@
+//! `info`, `ls` and `status` say what `rbd` says.
+
+#![allow(clippy::unwrap_used, reason = "test")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, Server, json, program, run, run_within};
+use serde_json::Value;
+
+fn ours(cluster: &Cluster, args: &[&str]) -> String {
+    let mut command = program();
+    command.args(args).args(["--id", "qemu", "--conf", &cluster.conf()]);
+    run_within(Duration::from_secs(30), &mut command).success()
+}
+
+/// Holds when every field that `rbd` prints is there, with the same value.
+fn assert_same(cluster: &Cluster, command: &str, spec: &str) -> Value {
+    let theirs = json(&cluster.run(&format!("rbd {command} {spec} --format json")));
+    let ours = json(&ours(cluster, &[command, spec, "--format", "json"]));
+    match theirs {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                assert_eq!(ours[&name], value, "{name} of `{command} {spec}`; ours in full: {ours}");
+            }
+        }
+        other => assert_eq!(ours, other, "{command} {spec}"),
+    }
+    ours
+}
+
+#[test]
+fn info_has_the_fields_of_rbd_info() {
+    let cluster = Cluster::shared();
+    cluster.run(
+        "ceph osd pool create otherdata 8 && rbd pool init otherdata && rbd namespace create rbdpool/ns",
+    );
+    cluster.run("rbd create rbdpool/ns/inside --size 10M");
+    for options in [
+        "--size 64M",
+        "--size 1000000B --object-size 32K",
+        "--size 64M --stripe-unit 64K --stripe-count 4 --image-feature layering,striping",
+        "--size 64M --data-pool otherdata",
+        "--size 0",
+        "--size 64M --image-feature layering,exclusive-lock,journaling",
+    ] {
+        let image = cluster.create(options);
+        assert_same(cluster, "info", &image.spec);
+        cluster.run(&format!(
+            "rbd snap create --no-progress {image}@one && rbd snap create --no-progress {image}@two"
+        ));
+        cluster.run(&format!("rbd snap protect {image}@two"));
+        assert_same(cluster, "info", &image.spec);
+        assert_same(cluster, "info", &format!("{image}@two"));
+    }
+    assert_same(cluster, "info", "rbdpool/ns/inside");
+}
+
+#[test]
+fn info_of_a_clone_names_its_parent() {
+    let cluster = Cluster::shared();
+    let parent = cluster.create("--size 16M");
+    cluster.run(&format!("rbd snap create --no-progress {parent}@base"));
+    cluster.run(&format!("rbd clone --rbd-default-clone-format 2 {parent}@base {parent}-clone"));
+    let info = assert_same(cluster, "info", &format!("{parent}-clone"));
+    assert_eq!(info["parent"]["snapshot"], "base", "{info}");
+}
+
+#[test]
+fn info_for_people_names_what_matters() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    let text = ours(cluster, &["info", &image.spec]);
+    for word in ["64 MiB", "16 objects", "4 MiB", "exclusive-lock", "object-map"] {
+        assert!(text.contains(word), "{word:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn ls_lists_the_images_of_a_pool_and_of_a_namespace() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 1M");
+    cluster.run("rbd namespace create rbdpool/listed && rbd create --size 1M rbdpool/listed/one");
+    cluster.run("rbd namespace create rbdpool/empty");
+    for spec in ["rbdpool", "rbdpool/listed", "rbdpool/empty"] {
+        assert_same(cluster, "ls", spec);
+    }
+    let text = ours(cluster, &["ls", "rbdpool"]);
+    assert!(text.lines().any(|line| format!("rbdpool/{line}") == image.spec), "{text}");
+}
+
+#[test]
+fn status_shows_watchers_and_who_owns_the_lock() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 16M");
+    let idle = assert_same(cluster, "status", &image.spec);
+    assert_eq!(idle["watchers"], serde_json::json!([]));
+    let server = Server::serve(cluster, &[&image.spec]);
+    server.qemu_io(&image.spec, &["write -P 1 0 4k"]);
+    let busy = assert_same(cluster, "status", &image.spec);
+    let address = busy["watchers"][0]["address"].as_str().unwrap();
+    let text = ours(cluster, &["status", &image.spec]);
+    // Once as the watcher, once as the lock's owner.
+    assert!(text.matches(address).count() >= 2, "{text}");
+    assert!(run(&format!("echo '{busy}'")).contains("lock"), "{busy}");
+}
