@@ -163,9 +163,10 @@ where
                 self.payload -= finished.payload;
                 self.replies.push(finished.cookie, finished.answer);
             }
-            let wrote = self.poll_write(cx);
-            // Requests that were complete but had no room.
-            let more = wrote.is_ready() && self.start_requests();
+            // Pending or not: what is not written counts as in flight.
+            let _ = self.poll_write(cx);
+            // Requests that were there but had no room.
+            let more = self.start_requests();
             let read = self.poll_read(cx);
             if !self.is_reading() && self.running.is_empty() && !self.replies.has_remaining() {
                 return Poll::Ready(());
