@@ -96,7 +96,7 @@ pub enum Event {
 /// error closes the connection.
 ///
 /// The owner's loop: read from the socket into [`read_buf`](Self::read_buf); call
-/// [`poll_event`](Self::poll_event) until it returns `None` and act on the events; write what
+/// [`poll_event`](Self::poll_event) until it returns `None` and act on the events; then write what
 /// [`fill_io_slices`](Self::fill_io_slices) gives and report it with [`advance_write`](Self::advance_write).
 pub struct Connection {
     config: ConnectionConfig,
@@ -140,6 +140,9 @@ impl Connection {
     }
 
     /// The next thing that happened, if the bytes for it have arrived.
+    ///
+    /// Some frames are answered here without an event, so ask [`wants_write`](Self::wants_write) afterwards,
+    /// also when there was none.
     ///
     /// # Errors
     /// Whatever the peer does wrong; the connection is closed then, and further calls return

@@ -68,7 +68,7 @@ pub enum MsgrError {
         state: &'static str,
     },
     /// The peer is another kind of daemon.
-    #[error("the peer at {addr} is a {actual}, not a {expected}")]
+    #[error("{addr} is of kind {actual}, not {expected}")]
     WrongPeerKind {
         /// The address dialled.
         addr: EntityAddr,
@@ -78,7 +78,7 @@ pub enum MsgrError {
         actual: EntityType,
     },
     /// The peer is another daemon, or another instance of the one expected.
-    #[error("the peer at {expected} identifies as {actual}")]
+    #[error("{expected} identifies as {actual}")]
     WrongPeer {
         /// The address dialled.
         expected: EntityAddr,

@@ -92,7 +92,7 @@ fn another_kind_of_daemon_is_refused() {
     let (mut c, mut daemon) = met();
     let hello = Hello { kind: EntityType::MON, peer_addr: EntityAddr::BLANK };
     let error = daemon.tell(&mut c, &Raw::control(Tag::HELLO, hello)).unwrap_err();
-    assert_eq!(error.to_string(), "the peer at v2:127.0.0.1:6800/77 is a mon, not a osd");
+    assert_eq!(error.to_string(), "v2:127.0.0.1:6800/77 is of kind mon, not osd");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn another_instance_at_the_same_address_is_refused() {
     let mut daemon = Daemon::new();
     daemon.sign(&mut c, ConMode::Crc);
     let error = daemon.tell(&mut c, &server_ident()).unwrap_err();
-    assert_eq!(error.to_string(), "the peer at v2:127.0.0.1:6800/78 identifies as v2:127.0.0.1:6800/77");
+    assert_eq!(error.to_string(), "v2:127.0.0.1:6800/78 identifies as v2:127.0.0.1:6800/77");
 }
 
 #[test]
