@@ -55,7 +55,8 @@ fn answer(c: &mut Connection, event: &Event) -> Result<(), MsgrError> {
         Event::Hello { .. } | Event::AuthBadMethod { .. } => c.start_auth(2, b"ticket"),
         Event::AuthMore(question) => c.continue_auth(question),
         Event::AuthDone { .. } => {
-            let ident = ClientIdent { addrs: EntityAddrVec::default(), global_id: GlobalId(1), global_seq: 1 };
+            let ident =
+                ClientIdent { addrs: EntityAddrVec::default(), global_id: GlobalId(1), global_seq: 1 };
             c.finish_auth(b"", &[7; 64], ident)
         }
         Event::Ready(_) => {
