@@ -1,1 +1,426 @@
+//! Scenarios: the maps of a real cluster's life, requests in flight, and an OSD's side played by the test.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use ceph_codec::{AddrType, HObject};
+use flate2::read::GzDecoder;
+use proptest::prelude::*;
+
+use super::*;
+use crate::messages::mon::OsdMaps;
+use crate::op::OpOutcome;
+use ceph_codec::{Decode, Reader, SpgId};
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ceph-osdmap/testdata/pacific/incremental");
+const FEATURES: u64 = ceph_msgr::features::SUPPORTED;
+
+fn full(epoch: u32) -> OsdMap {
+    OsdMap::decode(&std::fs::read(format!("{DATA}/full_{epoch}.osdmap")).unwrap()).unwrap()
+}
+
+/// The incremental maps 2 to 121 of a cluster in which OSDs went down and came back, pools split, merged and
+/// went away, and everything that moves a placement group was done.
+fn incrementals() -> BTreeMap<u32, Bytes> {
+    let file = std::fs::File::open(format!("{DATA}/incs.tar.gz")).unwrap();
+    let mut out = BTreeMap::new();
+    for entry in tar::Archive::new(GzDecoder::new(file)).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let Some(epoch) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok()) else {
+            continue;
+        };
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        out.insert(epoch, Bytes::from(bytes));
+    }
+    out
+}
+
+fn maps(of: &OsdMap, incrementals: impl IntoIterator<Item = (u32, Bytes)>) -> OsdMaps {
+    OsdMaps {
+        fsid: of.fsid(),
+        incrementals: incrementals.into_iter().map(|(epoch, bytes)| (Epoch(epoch), bytes)).collect(),
+        full: BTreeMap::new(),
+        oldest: Epoch(1),
+        newest: Epoch(0),
+    }
+}
+
+fn me() -> EntityAddr {
+    EntityAddr { kind: AddrType::ANY, nonce: 7, addr: Some("127.0.0.1:0".parse().unwrap()) }
+}
+
+fn request(pool: i64, object: &str, operation: Operation) -> Request {
+    Request {
+        object: object.into(),
+        locator: Arc::new(ObjectLocator::new(ceph_codec::PoolId(pool), "")),
+        operation,
+        snap: SnapId::HEAD,
+        snapc: SnapContext::default(),
+    }
+}
+
+fn write() -> Operation {
+    Operation::new().write(0, "x")
+}
+
+fn ok(attempt: i32) -> OsdOpReply {
+    OsdOpReply {
+        flags: 0,
+        result: 0,
+        epoch: Epoch(0),
+        retry_attempt: attempt,
+        user_version: 1,
+        outcomes: vec![OpOutcome { rval: 0, data: Bytes::new() }],
+        redirect: None,
+    }
+}
+
+/// What an OSD reads from an `MOSDOp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sent {
+    session: SessionId,
+    tid: u64,
+    spg: SpgId,
+    flags: u32,
+    attempt: i32,
+}
+
+fn read_op(session: SessionId, tid: Tid, front: &[u8]) -> Sent {
+    let r = &mut Reader::new(front);
+    let spg = SpgId::decode(r).unwrap();
+    r.take("hash, epoch", 8).unwrap();
+    let flags = u32::decode(r).unwrap();
+    let tail = &front[front.len() - 12..];
+    Sent { session, tid: tid.0, spg, flags, attempt: i32::decode_from(tail).unwrap() }
+}
+
+#[derive(Default)]
+struct World {
+    connects: Vec<SessionId>,
+    sent: Vec<Sent>,
+    done: Vec<(u32, Result<(), OpError>)>,
+    events: Vec<(u64, WatchEvent)>,
+    closed: Vec<SessionId>,
+    acked_backoffs: Vec<OsdBackoff>,
+    asked_newest: usize,
+}
+
+impl World {
+    fn drain(&mut self, objecter: &mut Objecter<u32>) {
+        while let Some(action) = objecter.poll_action() {
+            match action {
+                Action::Connect { session, .. } => self.connects.push(session),
+                Action::Close { session } => self.closed.push(session),
+                Action::SendOp { session, tid, front, .. } => self.sent.push(read_op(session, tid, &front)),
+                Action::SendBackoff { backoff, .. } => self.acked_backoffs.push(backoff),
+                Action::Complete { completion, result } => self.done.push((completion, result.map(drop))),
+                Action::Watch { cookie, event } => self.events.push((cookie, event)),
+                Action::AskNewestEpoch => self.asked_newest += 1,
+            }
+        }
+    }
+}
+
+/// An Objecter with the first map that has OSDs and pools, one operation submitted and its session open.
+fn one_in_flight(operation: Operation) -> (Objecter<u32>, World, SessionId) {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    let pool = objecter.map().pools().next().unwrap().id.0;
+    objecter.submit(request(pool, "object", operation), Utime::default(), 1);
+    world.drain(&mut objecter);
+    let session = world.connects[0];
+    objecter.session_opened(session, FEATURES);
+    world.drain(&mut objecter);
+    assert_eq!(world.sent.len(), 1);
+    (objecter, world, session)
+}
+
+#[test]
+fn an_operation_waits_for_its_session_and_completes_once() {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    let pool = objecter.map().pools().next().unwrap().id.0;
+    for n in 0..3 {
+        objecter.submit(request(pool, "same object", write()), Utime::default(), n);
+    }
+    world.drain(&mut objecter);
+    assert_eq!((world.connects.len(), world.sent.len()), (1, 0), "one connection, nothing sent on it yet");
+    objecter.session_opened(world.connects[0], FEATURES);
+    world.drain(&mut objecter);
+    assert_eq!(world.sent.iter().map(|s| s.tid).collect::<Vec<_>>(), [1, 2, 3], "in the order of submission");
+    objecter.handle_op_reply(world.connects[0], Tid(2), ok(0));
+    objecter.handle_op_reply(world.connects[0], Tid(2), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [(1, Ok(()))]);
+}
+
+#[test]
+fn after_a_reset_the_same_tid_is_sent_again_marked_as_a_retry() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    objecter.session_reset(session);
+    world.drain(&mut objecter);
+    let again = *world.connects.last().unwrap();
+    assert_ne!(again, session, "a new incarnation");
+    objecter.session_opened(again, FEATURES);
+    world.drain(&mut objecter);
+    let [first, second] = world.sent.as_slice() else { panic!("{:?}", world.sent) };
+    assert_eq!((first.tid, first.attempt, first.flags & flag::RETRY), (1, 0, 0));
+    assert_eq!((second.tid, second.attempt, second.flags & flag::RETRY), (1, 1, flag::RETRY));
+
+    objecter.handle_op_reply(session, Tid(1), ok(0));
+    objecter.handle_op_reply(again, Tid(1), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [], "the old connection and the old attempt do not count");
+    objecter.handle_op_reply(again, Tid(1), ok(1));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [(1, Ok(()))]);
+}
+
+#[test]
+fn a_backed_off_operation_waits_for_the_unblock() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    let spg = world.sent[0].spg;
+    let min = HObject {
+        key: vec![],
+        name: vec![],
+        snap: SnapId(0),
+        hash: 0,
+        max: false,
+        namespace: vec![],
+        pool: spg.pg.pool,
+    };
+    let max = HObject { max: true, ..min.clone() };
+    let block = OsdBackoff { spg, epoch: Epoch(9), op: backoff_op::BLOCK, id: 3, begin: min, end: max };
+    objecter.handle_backoff(session, block.clone());
+    objecter.submit(request(spg.pg.pool.0, "object", write()), Utime::default(), 2);
+    world.drain(&mut objecter);
+    assert_eq!(world.sent.len(), 1, "held back");
+    assert_eq!(world.acked_backoffs, [OsdBackoff { op: backoff_op::ACK_BLOCK, ..block.clone() }]);
+    objecter.handle_backoff(session, OsdBackoff { op: backoff_op::UNBLOCK, ..block });
+    world.drain(&mut objecter);
+    assert_eq!(world.sent[1..].iter().map(|s| s.tid).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_pool_that_is_in_no_map_is_an_error_only_at_the_newest_epoch() {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    objecter.submit(request(4711, "object", write()), Utime::default(), 1);
+    objecter.submit(request(4711, "object", write()), Utime::default(), 2);
+    world.drain(&mut objecter);
+    assert_eq!((world.asked_newest, world.done.len()), (1, 0));
+    objecter.newest_epoch(Epoch(60));
+    world.drain(&mut objecter);
+    let gone = Err(OpError::NoPool(ceph_codec::PoolId(4711)));
+    assert_eq!(world.done, [(1, gone.clone()), (2, gone)]);
+}
+
+#[test]
+fn a_watch_is_taken_up_again_after_a_reset_and_lost_only_once() {
+    let mut objecter = Objecter::new(full(60), me(), 500);
+    let mut world = World::default();
+    let pool = objecter.map().pools().next().unwrap().id.0;
+    let cookie = objecter.watch(request(pool, "header", Operation::new()), 1);
+    assert_eq!(cookie, 500);
+    world.drain(&mut objecter);
+    let session = world.connects[0];
+    objecter.session_opened(session, FEATURES);
+    world.drain(&mut objecter);
+    objecter.handle_op_reply(session, Tid(world.sent[0].tid), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [(1, Ok(()))], "registered");
+
+    objecter.session_reset(session);
+    world.drain(&mut objecter);
+    let again = *world.connects.last().unwrap();
+    objecter.session_opened(again, FEATURES);
+    world.drain(&mut objecter);
+    let reconnect = world.sent.last().unwrap().clone();
+    assert_eq!((reconnect.attempt, world.sent.len()), (0, 2), "a new request, not a resend");
+    let refused = OsdOpReply { result: -Errno::ENOTCONN.0, ..ok(0) };
+    objecter.handle_op_reply(again, Tid(reconnect.tid), refused);
+    objecter.tick(Utime::default());
+    world.drain(&mut objecter);
+    assert_eq!(world.events, [(500, WatchEvent::Lost(Errno::ENOTCONN))]);
+    assert_eq!(world.sent.len(), 2, "no pings for a lost watch");
+}
+
+#[test]
+fn a_watch_is_pinged_but_not_twice_at_a_time() {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    let pool = objecter.map().pools().next().unwrap().id.0;
+    objecter.watch(request(pool, "header", Operation::new()), 1);
+    world.drain(&mut objecter);
+    objecter.session_opened(world.connects[0], FEATURES);
+    world.drain(&mut objecter);
+    objecter.handle_op_reply(world.connects[0], Tid(1), ok(0));
+    for _ in 0..3 {
+        objecter.tick(Utime::default());
+    }
+    world.drain(&mut objecter);
+    assert_eq!(world.sent.len(), 2, "{:?}", world.sent);
+}
+
+#[test]
+fn once_blocklisted_everything_fails_and_stays_failed() {
+    let map = OsdMap::decode(
+        &std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../ceph-osdmap/testdata/pacific/live/05-flags-blocklist.osdmap"
+        ))
+        .unwrap(),
+    )
+    .unwrap();
+    let (barred, _) = map.blocklist().exact().next().expect("the map has a blocklist");
+    let mut objecter = Objecter::new(map.clone(), *barred, 1);
+    let mut world = World::default();
+    let pool = map.pools().next().unwrap().id.0;
+    objecter.submit(request(pool, "object", write()), Utime::default(), 1);
+    world.drain(&mut objecter);
+    assert!(objecter.is_blocklisted());
+    assert_eq!(world.done, [(1, Err(OpError::Blocklisted))]);
+    assert_eq!(world.connects, []);
+}
+
+#[test]
+fn a_gap_in_the_maps_resends_everything() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    let newer = std::fs::read(format!("{DATA}/full_80.osdmap")).unwrap();
+    let message = OsdMaps { full: BTreeMap::from([(Epoch(80), newer.into())]), ..maps(objecter.map(), []) };
+    objecter.handle_maps(&message).unwrap();
+    world.drain(&mut objecter);
+    let resent = world.sent.len() == 2 || world.closed.contains(&session) || !objecter.homeless.is_empty();
+    assert!(resent, "sent again, or on its way to another OSD");
+    assert_eq!(objecter.map().epoch(), Epoch(80));
+}
+
+#[test]
+fn maps_of_another_cluster_are_refused() {
+    let mut objecter: Objecter<u32> = Objecter::new(full(60), me(), 1);
+    let mut message = maps(objecter.map(), incrementals());
+    message.fsid = ceph_codec::Uuid([9; 16]);
+    assert!(objecter.handle_maps(&message).is_err());
+    assert_eq!(objecter.map().epoch(), Epoch(60));
+}
+
+/// Every operation is in one place, and that is where the newest map wants it.
+fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
+    let map = objecter.map();
+    let mut seen = BTreeSet::new();
+    for op in objecter.homeless.values() {
+        assert!(seen.insert(op.tid));
+    }
+    for (osd, session) in &objecter.sessions {
+        assert!(map.is_up(*osd), "a session with a dead OSD");
+        for op in session.ops.values() {
+            assert!(seen.insert(op.tid));
+            let pg = op.target.spg.pg;
+            assert_eq!(map.placement(pg).acting_primary, Some(*osd), "{pg} at epoch {}", map.epoch());
+            assert_eq!(op.target.spg.shard, map.placement(pg).primary_shard());
+            let sendable = open.contains(&session.id) && !op.target.paused;
+            assert!(!sendable || op.attempts > 0, "{} is sendable and was never sent", op.tid);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Submit { object: u16, pool: u8, read: bool },
+    Maps(u8),
+    Open,
+    Reset(u8),
+    Answer(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (any::<u16>(), any::<u8>(), any::<bool>())
+            .prop_map(|(object, pool, read)| Step::Submit { object, pool, read }),
+        3 => (1u8..8).prop_map(Step::Maps),
+        4 => Just(Step::Open),
+        1 => any::<u8>().prop_map(Step::Reset),
+        3 => any::<u8>().prop_map(Step::Answer),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Through a cluster's whole life, whatever happens to connections: requests are where they belong, none
+    /// is lost, none completes twice, and each keeps its tid.
+    #[test]
+    fn no_request_is_lost_or_done_twice(steps in prop::collection::vec(step(), 1..120)) {
+        let mut objecter = Objecter::new(full(20), me(), 1);
+        let all = incrementals();
+        let mut world = World::default();
+        let mut open = BTreeSet::new();
+        let mut submitted = 0u32;
+        for step in steps {
+            match step {
+                Step::Submit { object, pool, read } => {
+                    let pools: Vec<i64> = objecter.map().pools().map(|p| p.id.0).collect();
+                    let Some(pool) = pools.get(usize::from(pool) % pools.len().max(1)) else { continue };
+                    let op = if read { Operation::new().read(0, 1) } else { write() };
+                    objecter.submit(request(*pool, &format!("o{object}"), op), Utime::default(), submitted);
+                    submitted += 1;
+                }
+                Step::Maps(count) => {
+                    let from = objecter.map().epoch().0 + 1;
+                    let next = all.range(from..from + u32::from(count)).map(|(e, b)| (*e, b.clone()));
+                    let message = maps(objecter.map(), next);
+                    objecter.handle_maps(&message).unwrap();
+                }
+                Step::Open => {
+                    for session in std::mem::take(&mut world.connects) {
+                        objecter.session_opened(session, FEATURES);
+                        open.insert(session);
+                    }
+                }
+                Step::Reset(which) => {
+                    if let Some(session) = open.iter().nth(usize::from(which) % open.len().max(1)).copied() {
+                        open.remove(&session);
+                        objecter.session_reset(session);
+                    }
+                }
+                Step::Answer(which) => {
+                    if world.sent.is_empty() { continue }
+                    let sent = world.sent[usize::from(which) % world.sent.len()].clone();
+                    objecter.handle_op_reply(sent.session, Tid(sent.tid), ok(sent.attempt));
+                }
+            }
+            world.drain(&mut objecter);
+            for session in &world.closed {
+                open.remove(session);
+            }
+            check(&objecter, &open);
+        }
+        let waiting = objecter.homeless.len() + objecter.sessions.values().map(|s| s.ops.len()).sum::<usize>();
+        let mut done: Vec<u32> = world.done.iter().map(|(n, _)| *n).collect();
+        prop_assert_eq!(done.len() + waiting, submitted as usize);
+        done.sort_unstable();
+        done.dedup();
+        prop_assert_eq!(done.len(), world.done.len(), "completed twice");
+    }
+}
+
+#[test]
+fn a_redirected_request_gets_a_new_tid_and_leaves_the_cache_alone() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    let pool = world.sent[0].spg.pg.pool;
+    let locator = ObjectLocator { key: "elsewhere".into(), ..ObjectLocator::new(pool, "") };
+    let redirect = crate::messages::osd::Redirect { locator, object: "other".into() };
+    objecter.handle_op_reply(session, Tid(1), OsdOpReply { redirect: Some(redirect), ..ok(0) });
+    world.drain(&mut objecter);
+    for connect in world.connects.clone() {
+        objecter.session_opened(connect, FEATURES);
+    }
+    world.drain(&mut objecter);
+    let last = world.sent.last().unwrap();
+    assert_eq!((last.tid, last.attempt), (2, 0));
+    assert_eq!(last.flags & flag::REDIRECTED, flag::REDIRECTED);
+}
