@@ -27,6 +27,9 @@ wait_until() {
     done
 }
 
+# ended PID...: whether none of these processes is left.
+ended() { ! kill -0 "$@" 2>/dev/null; }
+
 # The Debian mirror this machine itself uses.
 debian_mirror() {
     local mirror

@@ -11,7 +11,7 @@ use common::{Cluster, Release, Running, Server, json, start, wait_until};
 /// fio that writes, and reads all of it back at the end.
 fn verified_writes(dir: &tempfile::TempDir, uri: &str, options: &str) -> Running {
     start(&format!(
-        "cd {} && exec fio --name=verify --ioengine=nbd --uri='{uri}' --rw=randwrite --bsrange=4k-64k --blockalign=4k \
+        "cd {} && exec fio --thread --name=verify --ioengine=nbd --uri='{uri}' --rw=randwrite --bsrange=4k-64k --blockalign=4k \
          --size=64M --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 {options}",
         dir.path().display(),
     ))

@@ -14,7 +14,7 @@ fn round_trip(cluster: &Cluster) {
     let server = Server::serve(cluster, &[&image.spec]);
     let dir = tempfile::tempdir().unwrap();
     run(&format!(
-        "cd {} && fio --name=verify --ioengine=nbd --uri='{}' --rw=randwrite --bsrange=512-256k --blockalign=512 \
+        "cd {} && fio --thread --name=verify --ioengine=nbd --uri='{}' --rw=randwrite --bsrange=512-256k --blockalign=512 \
          --size=64M --iodepth=32 --verify=crc32c --verify_fatal=1 --do_verify=1",
         dir.path().display(),
         server.uri(&image.spec)
@@ -102,7 +102,7 @@ fn io_goes_on_while_monitors_come_and_go() {
     let server = Server::serve(&cluster, &[&image.spec]);
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&format!(
-        "cd {} && exec fio --name=verify --ioengine=nbd --uri='{}' --rw=randwrite --bsrange=4k-64k --blockalign=4k \
+        "cd {} && exec fio --thread --name=verify --ioengine=nbd --uri='{}' --rw=randwrite --bsrange=4k-64k --blockalign=4k \
          --size=64M --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --rate=2m",
         dir.path().display(),
         server.uri(&image.spec)

@@ -28,7 +28,7 @@ fn sample(cluster: &Cluster) -> String {
 fn fio_verify(uri: &str, options: &str) {
     let dir = tempfile::tempdir().unwrap();
     run(&format!(
-        "cd {} && fio --name=verify --ioengine=nbd --uri='{uri}' --rw=randwrite --iodepth=32 --size=64M \
+        "cd {} && fio --thread --name=verify --ioengine=nbd --uri='{uri}' --rw=randwrite --iodepth=32 --size=64M \
          --bsrange=512-256k --blockalign=512 --verify=crc32c --verify_fatal=1 --do_verify=1 {options}",
         dir.path().display()
     ));
@@ -334,7 +334,7 @@ fn sigterm_lets_requests_finish_and_leaves_neither_watch_nor_lock() {
     let server = Server::serve(cluster, &[&image.spec]);
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&format!(
-        "cd {} && fio --name=load --ioengine=nbd --uri='{}' --rw=randwrite --bs=4k --iodepth=32 --size=64M \
+        "cd {} && fio --thread --name=load --ioengine=nbd --uri='{}' --rw=randwrite --bs=4k --iodepth=32 --size=64M \
          --time_based --runtime=60",
         dir.path().display(),
         server.uri(&image.spec)
@@ -350,6 +350,5 @@ fn sigterm_lets_requests_finish_and_leaves_neither_watch_nor_lock() {
         serde_json::json!([])
     );
     assert_eq!(json(&cluster.run(&format!("rbd lock ls {image} --format json"))), serde_json::json!([]));
-    assert_eq!(cluster.run("ceph osd blocklist ls").trim(), "");
     cluster.assert_object_map_is_correct(&image.spec);
 }

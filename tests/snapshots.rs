@@ -14,7 +14,7 @@ fn a_snapshot_of_an_open_image_has_what_was_written_before_it_and_nothing_after(
     // Other writes go on in the second half all the time.
     let dir = tempfile::tempdir().unwrap();
     let mut writer = start(&format!(
-        "cd {} && exec fio --name=load --ioengine=nbd --uri='{}' --rw=randwrite --bs=4k-64k --blockalign=4k --iodepth=8 \
+        "cd {} && exec fio --thread --name=load --ioengine=nbd --uri='{}' --rw=randwrite --bs=4k-64k --blockalign=4k --iodepth=8 \
          --size=32M --offset=32M --time_based --runtime=100",
         dir.path().display(),
         server.uri(&image.spec)

@@ -99,7 +99,7 @@ impl Server {
 
     /// The same on an export that QEMU would not open for writing.
     pub(crate) fn qemu_io_read_only(&self, export: &str, commands: &[&str]) -> String {
-        qemu_io(&format!("' -r '{}", self.uri(export)), commands)
+        qemu_io_with("--read-only", &self.uri(export), commands)
     }
 
     /// Digest of everything in an export.
@@ -136,8 +136,12 @@ impl Drop for Server {
 
 /// Runs `qemu-io` commands, all of which have to succeed and find the patterns they ask for.
 pub(crate) fn qemu_io(target: &str, commands: &[&str]) -> String {
+    qemu_io_with("--discard=unmap", target, commands)
+}
+
+fn qemu_io_with(options: &str, target: &str, commands: &[&str]) -> String {
     let list: String = commands.iter().map(|command| format!(" -c '{command}'")).collect();
-    let printed = run(&format!("qemu-io -f raw -d unmap '{target}'{list} 2>&1"));
+    let printed = run(&format!("qemu-io -f raw {options} '{target}'{list} 2>&1"));
     let bad = ["failed", "error", "Error", "Invalid", "No such"].iter().any(|word| printed.contains(word));
     assert!(!bad, "qemu-io {target}{list}:\n{printed}");
     printed
