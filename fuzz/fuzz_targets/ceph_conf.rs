@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(name) = text.parse::<QemuRbd>() {
         configure(&Environment::default(), &name.overrides(), None);
     }
-    let env = Environment { ceph_args: Some(text.to_owned()), ..Environment::default() };
+    let env = Environment { ceph_args: Some(text.into()), ..Environment::default() };
     configure(&env, &Overrides::default(), None);
 });
 

@@ -43,8 +43,8 @@ pub struct Overrides {
 pub struct Environment {
     /// `CEPH_CONF`: list of paths separated by `,` or `;`.
     pub ceph_conf: Option<String>,
-    /// `CEPH_ARGS`: command line options.
-    pub ceph_args: Option<String>,
+    /// `CEPH_ARGS`: command line options, `--key` perhaps among them.
+    pub ceph_args: Option<Secret>,
     /// `CEPH_KEYRING`: list of paths.
     pub ceph_keyring: Option<String>,
     /// `HOME`, for `$home`.
@@ -91,7 +91,7 @@ impl ConfigBuilder {
     /// # Errors
     /// [`ConfigError`] if the user's name or `CEPH_ARGS` is malformed.
     pub fn new(env: &Environment, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let args = args::parse(env.ceph_args.as_deref().unwrap_or_default())?;
+        let args = args::parse(env.ceph_args.as_ref().map(Secret::expose).unwrap_or_default())?;
 
         let name = overrides.name.as_ref().map(|name| name.parse());
         let id = overrides.id.as_deref().map(|id| Ok(Entity::client(id)));

@@ -12,8 +12,8 @@
 //! has its last value, also when its section is split.
 //!
 //! More is taken than Ceph takes, where the meaning is clear: a last line without newline, indented section names,
-//! lines of blanks, several options before the first section (they are global), a byte order mark, and anything
-//! that is UTF-8 (Debian's Ceph 16 aborts on it outside quotes).
+//! lines of blanks, dashes in names of options, several options before the first section (they are global), a byte
+//! order mark, and anything that is UTF-8 (Debian's Ceph 16 aborts on it outside quotes).
 //!
 //! Ceph: `IniGrammer` in `src/common/ConfUtils.cc`.
 

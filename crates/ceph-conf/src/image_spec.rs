@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::QemuRbd;
+
 /// An image, or a snapshot of one: `[POOL/[NAMESPACE/]]IMAGE[@SNAPSHOT]`. Ceph: `extract_spec` in
 /// `src/tools/rbd/Utils.cc`.
 ///
 /// A spec without pool means the pool `rbd`. Names with `/` or `@` in them cannot be told apart in this form and
-/// are refused; QEMU's form ([`QemuRbd`](crate::QemuRbd)) can escape them.
+/// are refused; QEMU's form ([`QemuRbd`]) can escape them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImageSpec {
     /// The pool.
@@ -37,6 +39,9 @@ pub enum SpecError {
         /// Which part.
         part: &'static str,
     },
+    /// QEMU's form of a name. Not shown, since it may hold a key.
+    #[error("the image is named in QEMU's form 'rbd:...', expected [POOL/[NAMESPACE/]]IMAGE[@SNAPSHOT]")]
+    QemuName,
     /// More parts than there are.
     #[error("'{spec}' names no image: too many '{separator}', expected [POOL/[NAMESPACE/]]IMAGE[@SNAPSHOT]")]
     TooManyParts {
@@ -51,6 +56,9 @@ impl FromStr for ImageSpec {
     type Err = SpecError;
 
     fn from_str(spec: &str) -> Result<Self, SpecError> {
+        if QemuRbd::is_qemu_name(spec) {
+            return Err(SpecError::QemuName);
+        }
         let named = |part, name: &str| match name {
             "" => Err(SpecError::EmptyPart { spec: spec.to_owned(), part }),
             name => Ok(name.to_owned()),
@@ -116,6 +124,13 @@ mod tests {
             "pool/@snap".parse::<ImageSpec>().unwrap_err().to_string(),
             "'pool/@snap' names no image: the image is empty, expected [POOL/[NAMESPACE/]]IMAGE[@SNAPSHOT]"
         );
+    }
+
+    #[test]
+    fn qemu_s_form_is_refused_without_showing_it() {
+        let error = "rbd:pool/i:key=AQBhush".parse::<ImageSpec>().unwrap_err();
+        assert_eq!(error, SpecError::QemuName);
+        assert!(!error.to_string().contains("AQBhush"), "{error}");
     }
 
     proptest! {

@@ -70,7 +70,7 @@ impl Environment {
         };
         Ok(Self {
             ceph_conf: var("CEPH_CONF")?,
-            ceph_args: var("CEPH_ARGS")?,
+            ceph_args: var("CEPH_ARGS")?.map(Into::into),
             ceph_keyring: var("CEPH_KEYRING")?,
             home: var("HOME")?,
             host: host.trim().split('.').next().unwrap_or_default().to_owned(),

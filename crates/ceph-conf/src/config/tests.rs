@@ -114,8 +114,9 @@ fn credentials_are_a_key_or_a_keyfile_or_keyrings() {
     assert_eq!(config.credentials(), Credentials::Key("AQBhush==".into()));
     assert!(!format!("{config:?} {:?}", config.credentials()).contains("AQBhush"));
     let overrides = Overrides { key: Some("AQBhush==".into()), ..Overrides::default() };
-    let builder = ConfigBuilder::new(&env(), &overrides).unwrap();
-    assert!(!format!("{overrides:?} {builder:?}").contains("AQBhush"));
+    let env = Environment { ceph_args: Some("--key AQBhush==".into()), ..env() };
+    let builder = ConfigBuilder::new(&env, &overrides).unwrap();
+    assert!(!format!("{env:?} {overrides:?} {builder:?}").contains("AQBhush"));
 }
 
 #[test]
