@@ -42,6 +42,12 @@ macro_rules! bits {
                 Self(self.0 & !other.0)
             }
 
+            /// Those of these bits that `other` has, too.
+            #[must_use]
+            pub const fn common(self, other: Self) -> Self {
+                Self(self.0 & other.0)
+            }
+
             /// Whether no bit is set.
             #[must_use]
             pub const fn is_empty(self) -> bool {

@@ -5,6 +5,7 @@ mod directory;
 mod error;
 mod features;
 mod header;
+mod image;
 mod layout;
 mod lock;
 mod mem_store;
@@ -19,8 +20,13 @@ pub use directory::{DirectoryEntry, list_images};
 pub use error::{ImageError, OpenError};
 pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
+pub use image::{
+    Extent, Image, ImageDetails, ImageInfo, ImageRef, OpenOptions, ParentInfo, ReadData, Segment, SegmentIter,
+    SnapshotRef,
+};
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{LockError, LockOwner};
 pub use mem_store::{MemStore, NewImage};
 pub use object_map::ObjectMapError;
 pub use store::ObjectStore;
+pub use watcher::{ClientId, NotifyMessage, NotifyOp};

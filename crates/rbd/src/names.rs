@@ -4,8 +4,6 @@
 pub(crate) const DIRECTORY: &str = "rbd_directory";
 /// Lists the images that were moved to the trash.
 pub(crate) const TRASH: &str = "rbd_trash";
-/// The cls lock on an image's header that makes up its exclusive lock.
-pub(crate) const LOCK: &str = "rbd_lock";
 
 /// Holds the id of the image of that name.
 pub(crate) fn id_object(name: &str) -> String {

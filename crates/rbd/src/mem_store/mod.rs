@@ -12,7 +12,7 @@
 //! let image = Image::open(store, OpenOptions::image("disk")).await?;
 //! image.write(4096, "hello".into()).await?;
 //! assert_eq!(image.read(4096, 5).await?.to_vec(), b"hello");
-//! image.close().await?;
+//! image.close().await;
 //! # Ok::<_, Box<dyn std::error::Error>>(()) })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```

@@ -1,0 +1,269 @@
+//! The state of an open image, kept current, and what happens when other clients call.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use ceph_codec::SnapId;
+use parking_lot::{Mutex, RwLock};
+use rados::OpError;
+use tracing::{debug, warn};
+
+use super::in_flight::InFlight;
+use super::open::check_supported;
+use crate::header::Header;
+use crate::lock::{ExclusiveLock, LockHooks, Mutation};
+use crate::object_map::{MapOf, ObjectMap, States};
+use crate::watcher::{ClientId, NotifyOp, WatchHandler, Watcher};
+use crate::{Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, names};
+
+/// What all handles of an open image share.
+pub(crate) struct Core<S: ObjectStore> {
+    pub(super) name: Option<String>,
+    pub(super) id: String,
+    pub(super) header_object: String,
+    /// The pool of the header.
+    pub(super) store: S,
+    /// The pool of the data objects.
+    pub(super) data: S,
+    pub(super) object_prefix: String,
+    pub(super) layout: Layout,
+    pub(super) snap: SnapId,
+    pub(super) read_only: bool,
+    header: RwLock<Arc<Header>>,
+    freshness: Freshness,
+    pub(super) in_flight: Arc<InFlight>,
+    /// Not for images that are open read-only.
+    pub(super) lock: OnceLock<ExclusiveLock<S>>,
+    /// Only while the lock is held.
+    map: RwLock<Option<ObjectMap<S>>>,
+    /// Only for a snapshot, whose map does not change.
+    pub(super) snapshot_map: OnceLock<States>,
+    pub(super) watcher: Mutex<Option<Watcher<S>>>,
+    /// Objects being removed, and by how many discards.
+    pub(super) removing: Mutex<HashMap<u64, u32>>,
+    /// To hand to tasks.
+    pub(super) me: Weak<Self>,
+}
+
+/// Counts the updates of the header that were announced and those that were looked at.
+#[derive(Default)]
+struct Freshness {
+    announced: AtomicU64,
+    seen: AtomicU64,
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+impl<S: ObjectStore> Core<S> {
+    #[expect(clippy::too_many_arguments, reason = "a constructor with one caller")]
+    pub(super) fn new(
+        name: Option<String>,
+        id: String,
+        store: S,
+        data: S,
+        layout: Layout,
+        snap: SnapId,
+        read_only: bool,
+        header: Header,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            name,
+            header_object: names::header_object(&id),
+            id,
+            store,
+            data,
+            object_prefix: header.object_prefix.clone(),
+            layout,
+            snap,
+            read_only,
+            header: RwLock::new(Arc::new(header)),
+            freshness: Freshness::default(),
+            in_flight: Arc::default(),
+            lock: OnceLock::new(),
+            map: RwLock::new(None),
+            snapshot_map: OnceLock::new(),
+            watcher: Mutex::new(None),
+            removing: Mutex::default(),
+            me: me.clone(),
+        })
+    }
+
+    /// The metadata as last seen.
+    pub(super) fn header(&self) -> Arc<Header> {
+        self.header.read().clone()
+    }
+
+    /// For messages.
+    pub(super) fn display_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.id)
+    }
+
+    /// The object map, if this client keeps it, that is, if it holds the lock.
+    pub(super) fn map(&self) -> Option<ObjectMap<S>> {
+        self.map.read().clone()
+    }
+
+    /// Size in bytes of what is open, as last seen; none if it was a snapshot that is gone.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.header.read().size_at(self.snap)
+    }
+
+    /// Checks that a range lies inside of the image.
+    pub(super) fn check_range(&self, offset: u64, len: u64) -> Result<(), ImageError> {
+        let size = self.size().ok_or(ImageError::SnapshotGone)?;
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(ImageError::OutOfRange { offset, len, size }),
+        }
+    }
+
+    /// Waits until the metadata are as new as the last announced update.
+    pub(super) async fn ensure_fresh(&self) -> Result<(), ImageError> {
+        let freshness = &self.freshness;
+        if freshness.seen.load(Ordering::Acquire) == freshness.announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.refresh().await.map_err(|error| ImageError::Refresh(Box::new(error)))
+    }
+
+    /// Notes that the metadata have to be read again.
+    pub(super) fn outdate(&self) {
+        self.freshness.announced.fetch_add(1, Ordering::AcqRel);
+    }
+
+    async fn refresh(&self) -> Result<(), OpenError> {
+        let freshness = &self.freshness;
+        let _one_at_a_time = freshness.refreshing.lock().await;
+        let announced = freshness.announced.load(Ordering::Acquire);
+        if freshness.seen.load(Ordering::Acquire) == announced {
+            return Ok(());
+        }
+        let failed = |source| OpenError::Op {
+            image: self.display_name().to_owned(),
+            action: "read the header",
+            source,
+        };
+        let header = Header::load(&self.store, &self.header_object, self.read_only).await.map_err(failed)?;
+        check_supported(self.display_name(), &header, self.snap, self.read_only)?;
+        let size = header.size_at(self.snap);
+        if size != self.size() {
+            tracing::info!(image = self.display_name(), ?size, "the image's size has changed");
+        }
+        debug!(image = self.display_name(), snapc = ?header.snapc, "header refreshed");
+        *self.header.write() = Arc::new(header);
+        freshness.seen.store(announced, Ordering::Release);
+        Ok(())
+    }
+
+    /// Gets the right to change the image, if it takes one, and keeps the metadata current.
+    pub(super) async fn begin_mutation(&self) -> Result<Option<Mutation>, ImageError> {
+        self.ensure_fresh().await?;
+        let Some(lock) = self.lock.get().filter(|_| self.has(Features::EXCLUSIVE_LOCK)) else {
+            return Ok(None);
+        };
+        if let Some(mutation) = lock.try_begin() {
+            return Ok(Some(mutation));
+        }
+        let mutation = lock.begin().await.map_err(ImageError::Lock)?;
+        self.ensure_fresh().await?;
+        Ok(Some(mutation))
+    }
+
+    pub(super) fn has(&self, feature: Features) -> bool {
+        self.header.read().features.contains(feature)
+    }
+
+    /// The error of an operation on an object. Being blocklisted ends the lock.
+    pub(super) fn failed(&self, object: String, source: OpError) -> ImageError {
+        if source == OpError::Blocklisted
+            && let Some(lock) = self.lock.get()
+        {
+            lock.blocklisted();
+        }
+        ImageError::Op { object, source }
+    }
+}
+
+impl<S: ObjectStore> LockHooks for Core<S> {
+    async fn acquired(&self) -> Result<(), LockError> {
+        // The last owner may have changed anything.
+        self.outdate();
+        self.refresh().await.map_err(|error| LockError::Prepare(Arc::new(error)))?;
+        let header = self.header();
+        if !header.features.contains(Features::OBJECT_MAP) {
+            return Ok(());
+        }
+        let of = MapOf {
+            image_id: self.id.clone(),
+            header_object: self.header_object.clone(),
+            snap: SnapId::HEAD,
+            objects: self.layout.object_count(header.size),
+            invalid: header.flags.contains(Flags::OBJECT_MAP_INVALID),
+            fast_diff: header.features.contains(Features::FAST_DIFF),
+        };
+        match ObjectMap::load(self.store.clone(), of).await {
+            Ok(map) => *self.map.write() = Some(map),
+            Err(error @ ObjectMapError::TooLarge { .. }) => {
+                warn!(image = self.display_name(), %error, "going on without object map");
+            }
+            Err(error) => return Err(LockError::Prepare(Arc::new(error))),
+        }
+        Ok(())
+    }
+
+    async fn releasing(&self) {
+        let map = self.map.write().take();
+        if let Some(map) = map {
+            map.close().await;
+        }
+    }
+}
+
+impl<S: ObjectStore> WatchHandler for Core<S> {
+    fn header_updated(&self) {
+        self.outdate();
+        let Some(core) = self.me.upgrade() else { return };
+        // The next request would do it, but there may be none for long, and the size is shown to users.
+        tokio::spawn(async move {
+            if let Err(error) = core.ensure_fresh().await {
+                warn!(image = core.display_name(), %error, "will try again with the next request");
+            }
+        });
+    }
+
+    fn lock_acquired(&self, client: ClientId) {
+        if let Some(lock) = self.lock.get() {
+            lock.peer_moved(client);
+        }
+    }
+
+    fn lock_released(&self, client: ClientId) {
+        self.lock_acquired(client);
+    }
+
+    fn lock_requested(&self, client: ClientId, _force: bool) -> Option<i32> {
+        self.lock.get()?.requested(client)
+    }
+
+    fn maintenance_requested(&self, op: NotifyOp) -> Option<i32> {
+        self.lock.get()?.maintenance_requested(op)
+    }
+
+    fn watch_registered(&self, cookie: u64) {
+        if let Some(lock) = self.lock.get() {
+            lock.watch_registered(cookie);
+        }
+    }
+
+    fn watch_lost(&self) {
+        if let Some(lock) = self.lock.get() {
+            lock.watch_lost();
+        }
+    }
+
+    fn blocklisted(&self) {
+        if let Some(lock) = self.lock.get() {
+            lock.blocklisted();
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What `rbd info` and `rbd status` show.
+
+use ceph_codec::{Decode, PoolId, SnapId, Utime};
+use rados::{Errno, ObjectWatcher, OpError, Operation};
+
+use super::core::Core;
+use super::open::{Found, find, find_snapshot};
+use super::{ImageRef, OpenOptions};
+use crate::cls::{self, ParentSpec};
+use crate::header::Header;
+use crate::lock::cls::{LockInfo, get_info};
+use crate::{
+    Features, Flags, Layout, LockOwner, ObjectStore, OpFeatures, OpenError, Snapshot, directory, names,
+};
+
+/// The object that lists a pool's groups.
+const GROUP_DIRECTORY: &str = "rbd_group_directory";
+
+/// What `rbd info` shows of an image. Fields are named as there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Its name; none if it has been removed from the directory.
+    pub name: Option<String>,
+    /// Its id.
+    pub id: String,
+    /// Bytes; those of the snapshot if one is meant.
+    pub size: u64,
+    /// Number of objects if all exist.
+    pub objects: u64,
+    /// Binary logarithm of the object size.
+    pub order: u8,
+    /// Bytes of an object.
+    pub object_size: u64,
+    /// Number of snapshots.
+    pub snapshot_count: usize,
+    /// Name of the pool of its data objects, if that is another one.
+    pub data_pool: Option<String>,
+    /// What the names of its data objects begin with.
+    pub block_name_prefix: String,
+    /// Always 2.
+    pub format: u8,
+    /// Its features.
+    pub features: Features,
+    /// What maintenance has to look at.
+    pub op_features: OpFeatures,
+    /// Whether its object map can be trusted.
+    pub flags: Flags,
+    /// The group that it is in: pool, namespace and name.
+    pub group: Option<String>,
+    /// When it was made.
+    pub create_timestamp: Utime,
+    /// When it was last read, roughly.
+    pub access_timestamp: Utime,
+    /// When it was last written, roughly.
+    pub modify_timestamp: Utime,
+    /// Whether the snapshot is protected, if one is meant.
+    pub protected: Option<bool>,
+    /// How many snapshots it may have, if that is limited.
+    pub snapshot_limit: Option<u64>,
+    /// The snapshot that it is a clone of.
+    pub parent: Option<ParentInfo>,
+    /// Bytes of a stripe unit, if it is striped.
+    pub stripe_unit: Option<u64>,
+    /// Objects that a stripe goes over, if it is striped.
+    pub stripe_count: Option<u64>,
+}
+
+/// The snapshot that an image is a clone of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentInfo {
+    /// Name of its pool.
+    pub pool: String,
+    /// Namespace in the pool.
+    pub pool_namespace: String,
+    /// Name of the parent image.
+    pub image: String,
+    /// Id of the parent image.
+    pub id: String,
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Whether the parent image is in the trash.
+    pub trash: bool,
+    /// Bytes of the clone that may come from the parent.
+    pub overlap: u64,
+}
+
+/// Everything that can be told about an image without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDetails {
+    /// What `rbd info` shows.
+    pub info: ImageInfo,
+    /// Its snapshots, newest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Who has it open.
+    pub watchers: Vec<ObjectWatcher>,
+    /// Who holds its exclusive lock.
+    pub lock_owner: Option<LockOwner>,
+}
+
+pub(super) fn of_open<S: ObjectStore>(core: &Core<S>) -> ImageInfo {
+    let header = core.header();
+    let data_pool = header.data_pool.map(|_| core.data.pool_name());
+    describe(core.name.clone(), &core.id, &header, core.layout, core.snap, data_pool)
+}
+
+fn describe(
+    name: Option<String>,
+    id: &str,
+    header: &Header,
+    layout: Layout,
+    snap: SnapId,
+    data_pool: Option<String>,
+) -> ImageInfo {
+    let size = header.size_at(snap).unwrap_or(0);
+    ImageInfo {
+        name,
+        id: id.to_owned(),
+        size,
+        objects: layout.object_count(size),
+        order: layout.order(),
+        object_size: layout.object_size(),
+        snapshot_count: header.snapshots.len(),
+        data_pool,
+        block_name_prefix: header.object_prefix.clone(),
+        format: 2,
+        features: header.features,
+        op_features: header.op_features,
+        flags: header.flags_at(snap).unwrap_or_default(),
+        group: None,
+        create_timestamp: header.create_timestamp,
+        access_timestamp: header.access_timestamp,
+        modify_timestamp: header.modify_timestamp,
+        protected: header.snapshot(snap).map(|snapshot| snapshot.protected),
+        snapshot_limit: header.snapshot_limit,
+        parent: None,
+        stripe_unit: header.striping.map(|(unit, _)| unit),
+        stripe_count: header.striping.map(|(_, count)| count),
+    }
+}
+
+pub(super) async fn inspect<S: ObjectStore>(
+    store: &S,
+    options: &OpenOptions,
+) -> Result<ImageDetails, OpenError> {
+    let shown = options.image.as_str();
+    let failed =
+        |action: &'static str| move |source| OpenError::Op { image: shown.to_owned(), action, source };
+    let Found { name, id, header, layout, data } = find(store, &options.image, true).await?;
+    let snap = find_snapshot(shown, &header, options.snapshot.as_ref())?;
+    let object = names::header_object(&id);
+    let data_pool = header.data_pool.map(|pool| match data {
+        Ok(data) => data.pool_name(),
+        Err(_) => format!("<missing data pool {pool}>"),
+    });
+    let mut info = describe(name, &id, &header, layout, snap, data_pool);
+    if let Some(group) = &header.group {
+        info.group = Some(group_name(store, group.pool, &group.id).await.map_err(failed("look up the group"))?);
+    }
+    let overlap = header.parent_overlap_at(snap);
+    if let Some(parent) = header.parent.as_ref().filter(|_| overlap > 0) {
+        info.parent = Some(describe_parent(store, parent, overlap).await.map_err(failed("look up the parent"))?);
+    }
+    Ok(ImageDetails {
+        info,
+        watchers: watchers(store, &object).await.map_err(failed("list the watchers"))?,
+        lock_owner: lock_owner(store, &object).await.map_err(failed("look up the lock"))?,
+        snapshots: header.snapshots,
+    })
+}
+
+async fn describe_parent<S: ObjectStore>(
+    store: &S,
+    parent: &ParentSpec,
+    overlap: u64,
+) -> Result<ParentInfo, OpError> {
+    let pool = store.with_pool(parent.pool, &parent.namespace)?;
+    let (image, trash) = directory::name_of(&pool, &parent.image_id).await?.unwrap_or_default();
+    let header = names::header_object(&parent.image_id);
+    let snapshot = directory::call(&pool, &header, cls::snapshot_get(parent.snap)).await?;
+    Ok(ParentInfo {
+        pool: pool.pool_name(),
+        pool_namespace: parent.namespace.clone(),
+        image,
+        id: parent.image_id.clone(),
+        snapshot: snapshot.name,
+        trash,
+        overlap,
+    })
+}
+
+async fn group_name<S: ObjectStore>(store: &S, pool: PoolId, id: &str) -> Result<String, OpError> {
+    let groups = store.with_pool(pool, store.namespace())?;
+    let name = directory::call(&groups, GROUP_DIRECTORY, cls::dir_get_name(id)).await?;
+    let namespace = if store.namespace().is_empty() { String::new() } else { format!("{}/", store.namespace()) };
+    Ok(format!("{}/{namespace}{name}", groups.pool_name()))
+}
+
+pub(super) async fn watchers<S: ObjectStore>(store: &S, header: &str) -> Result<Vec<ObjectWatcher>, OpError> {
+    let reply = store.read(header, Operation::new().list_watchers(), SnapId::HEAD).await?;
+    Ok(reply.outcome(0)?.watchers()?)
+}
+
+pub(super) async fn lock_owner<S: ObjectStore>(store: &S, header: &str) -> Result<Option<LockOwner>, OpError> {
+    let reply = match store.read(header, get_info(Operation::new()), SnapId::HEAD).await {
+        Err(error) if error.is(Errno::ENOENT) => return Ok(None),
+        reply => reply?,
+    };
+    Ok(LockInfo::decode_from(&reply.data(0))?.lockers.into_iter().next())
+}
+
+impl ImageInfo {
+    /// What the image is to be opened as, to get the same again.
+    #[must_use]
+    pub fn image_ref(&self) -> ImageRef {
+        ImageRef::Id(self.id.clone())
+    }
+}

@@ -1,0 +1,213 @@
+//! Opening: finding the image, refusing what cannot be served correctly, taking up contact with other clients.
+
+use std::sync::Arc;
+
+use ceph_codec::{Decode, SnapId};
+use rados::{Errno, OpError, Operation};
+use tracing::{debug, warn};
+
+use super::core::Core;
+use super::{ImageRef, OpenOptions, SnapshotRef};
+use crate::header::Header;
+use crate::lock::ExclusiveLock;
+use crate::object_map::{self, States};
+use crate::watcher::Watcher;
+use crate::{Features, Flags, Layout, ObjectStore, OpenError, directory, header, names};
+
+/// Features without which an image cannot even be read.
+const FORBID_READING: Features = Features(Features::MIGRATING.0 | Features::DIRTY_CACHE.0);
+/// Features that forbid writing.
+const FORBID_WRITING: Features = Features(Features::JOURNALING.0 | Features::NON_PRIMARY.0);
+
+/// An image that was found, with its metadata.
+pub(super) struct Found<S> {
+    pub(super) name: Option<String>,
+    pub(super) id: String,
+    pub(super) header: Header,
+    pub(super) layout: Layout,
+    /// The pool of its data objects; the error if that is gone.
+    pub(super) data: Result<S, OpenError>,
+}
+
+/// Finds an image and reads its metadata.
+pub(super) async fn find<S: ObjectStore>(
+    store: &S,
+    image: &ImageRef,
+    read_only: bool,
+) -> Result<Found<S>, OpenError> {
+    let shown = image.as_str();
+    let failed =
+        |action: &'static str| move |source| OpenError::Op { image: shown.to_owned(), action, source };
+    let (name, id) = match image {
+        ImageRef::Name(name) => (Some(name.clone()), find_id(store, name).await?),
+        ImageRef::Id(id) => {
+            let name = directory::name_of(store, id).await.map_err(failed("look up the name"))?;
+            (name.map(|(name, _)| name), id.clone())
+        }
+    };
+    let header = match Header::load(store, &names::header_object(&id), read_only).await {
+        Err(error) if error.is(Errno::ENOENT) => return Err(OpenError::NoImage { image: shown.to_owned() }),
+        header => header.map_err(failed("read the header"))?,
+    };
+    if !header.snapc.is_valid() {
+        return Err(OpenError::SnapContext { image: shown.to_owned() });
+    }
+    let (unit, count) = header.striping.unwrap_or((1, 1));
+    let layout = Layout::new(header.order, unit, count)
+        .map_err(|source| OpenError::Layout { image: shown.to_owned(), source })?;
+    let data = match header.data_pool {
+        None => Ok(store.clone()),
+        Some(pool) => store
+            .with_pool(pool, store.namespace())
+            .map_err(|_| OpenError::NoDataPool { image: shown.to_owned(), pool }),
+    };
+    Ok(Found { name, id, header, layout, data })
+}
+
+async fn find_id<S: ObjectStore>(store: &S, name: &str) -> Result<String, OpenError> {
+    let failed = |source| OpenError::Op { image: name.to_owned(), action: "look up the id", source };
+    match directory::id_of(store, name).await {
+        Err(error) if error.is(Errno::ENOENT) => {}
+        id => return id.map_err(failed),
+    }
+    if header::exists(store, &names::v1_header_object(name)).await.map_err(failed)? {
+        return Err(OpenError::FormatV1 { image: name.to_owned() });
+    }
+    Err(OpenError::NoImage { image: name.to_owned() })
+}
+
+/// The number of the snapshot that is meant.
+pub(super) fn find_snapshot(
+    image: &str,
+    header: &Header,
+    snapshot: Option<&SnapshotRef>,
+) -> Result<SnapId, OpenError> {
+    let (found, shown) = match snapshot {
+        None => return Ok(SnapId::HEAD),
+        Some(SnapshotRef::Name(name)) => (header.snapshot_named(name), name.clone()),
+        Some(SnapshotRef::Id(id)) => (header.snapshot(*id), id.to_string()),
+    };
+    found
+        .map(|snapshot| snapshot.id)
+        .ok_or_else(|| OpenError::NoSnapshot { image: image.to_owned(), snapshot: shown })
+}
+
+/// Refuses what cannot be read, or written, correctly.
+///
+/// Ceph: the checks of `RefreshRequest` in `src/librbd/image/RefreshRequest.cc`.
+pub(super) fn check_supported(
+    image: &str,
+    header: &Header,
+    snap: SnapId,
+    read_only: bool,
+) -> Result<(), OpenError> {
+    let refuse = |features: Features, read_only| {
+        if features.is_empty() {
+            return Ok(());
+        }
+        Err(OpenError::Feature { image: image.to_owned(), features, read_only })
+    };
+    refuse(header.incompatible.without(Features::KNOWN), read_only)?;
+    refuse(header.features.common(FORBID_READING), true)?;
+    if !read_only {
+        refuse(header.features.common(FORBID_WRITING), false)?;
+    }
+    if header.parent_overlap_at(snap) > 0 {
+        return Err(OpenError::Clone { image: image.to_owned() });
+    }
+    Ok(())
+}
+
+pub(super) async fn open<S: ObjectStore>(store: S, options: OpenOptions) -> Result<Arc<Core<S>>, OpenError> {
+    let read_only = options.read_only || options.snapshot.is_some();
+    let shown = options.image.as_str();
+    let found = find(&store, &options.image, read_only).await?;
+    let snap = find_snapshot(shown, &found.header, options.snapshot.as_ref())?;
+    check_supported(shown, &found.header, snap, read_only)?;
+    let data = found.data?;
+    let core =
+        Core::new(found.name, found.id, store, data, found.layout, snap, read_only, found.header);
+
+    if !read_only {
+        let lock = ExclusiveLock::new(core.store.clone(), core.header_object.clone(), &core);
+        assert!(core.lock.set(lock).is_ok(), "nobody else has seen the image yet");
+    }
+    if let Err(error) = watch(&core).await {
+        close(&core).await;
+        return Err(error);
+    }
+    if snap != SnapId::HEAD
+        && let Some(map) = load_map(&core, snap).await
+    {
+        assert!(core.snapshot_map.set(map).is_ok(), "nobody else has seen the image yet");
+    }
+    Ok(core)
+}
+
+/// Starts to listen to other clients. Who may only read may not watch, and goes without.
+async fn watch<S: ObjectStore>(core: &Arc<Core<S>>) -> Result<(), OpenError> {
+    let image = core.display_name();
+    match Watcher::register(core.store.clone(), core.header_object.clone(), core).await {
+        Ok(watcher) => {
+            if let Some(lock) = core.lock.get() {
+                lock.watch_registered(watcher.cookie());
+            }
+            *core.watcher.lock() = Some(watcher);
+            // Something may have changed between reading the header and watching it.
+            core.outdate();
+            core.ensure_fresh().await.map_err(|error| match error {
+                crate::ImageError::Refresh(error) => *error,
+                _ => unreachable!("refreshing fails in no other way"),
+            })
+        }
+        Err(error) if core.read_only && (error.is(Errno::EPERM) || error.is(Errno::EACCES)) => {
+            debug!(image, %error, "cannot watch the header, changes will not be noticed");
+            Ok(())
+        }
+        Err(source) => {
+            Err(OpenError::Op { image: image.to_owned(), action: "watch the header", source })
+        }
+    }
+}
+
+/// Reads an object map, without any effect on it. None if it is not to be trusted.
+///
+/// It may be read without holding the lock: its owner marks an object before creating it. But the flags have to
+/// be read after the map: they are set before an object is created that the map does not know of.
+pub(super) async fn load_map<S: ObjectStore>(core: &Core<S>, snap: SnapId) -> Option<States> {
+    if !core.has(Features::OBJECT_MAP) {
+        return None;
+    }
+    let load = async {
+        let object = object_map::object_name(&core.id, snap);
+        let operation = Operation::new().call("rbd", "object_map_load", bytes::Bytes::new());
+        let reply = core.store.read(&object, operation, SnapId::HEAD).await?;
+        let map = States::decode_from(&reply.data(0))?;
+        let flags = directory::call(&core.store, &core.header_object, crate::cls::get_flags(snap)).await?;
+        Ok::<_, OpError>((map, flags))
+    };
+    match load.await {
+        Ok((map, flags)) => (!flags.contains(Flags::OBJECT_MAP_INVALID)).then_some(map),
+        Err(error) => {
+            warn!(image = core.display_name(), %error, "cannot read the object map, going without");
+            None
+        }
+    }
+}
+
+/// Ends what was begun: all changes, then the lock, then the watch that proves that its owner is alive.
+pub(super) async fn close<S: ObjectStore>(core: &Core<S>) {
+    core.in_flight.close();
+    core.in_flight.barrier().await;
+    if let Some(lock) = core.lock.get()
+        && let Err(error) = lock.release().await
+    {
+        warn!(image = core.display_name(), %error, "could not give the exclusive lock up");
+    }
+    let watcher = core.watcher.lock().take();
+    if let Some(watcher) = watcher
+        && let Err(error) = watcher.unregister().await
+    {
+        debug!(image = core.display_name(), %error, "could not end the watch");
+    }
+}

@@ -1,0 +1,302 @@
+//! Changing: writes, discards, zeroes.
+//!
+//! ```text
+//!  write --> metadata fresh? --> lock held? --> for each object:
+//!                                  object map says EXISTS? --no--> update it, wait
+//!                                  submit the operation, with the current snapshot context
+//!                                  (after a removal: object map NONEXISTENT)
+//! ```
+//! Ceph: `src/librbd/io/ImageRequest.cc`, `src/librbd/io/ObjectRequest.cc`.
+
+use std::future::Future;
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use rados::{Errno, OpError, Operation};
+
+use super::core::Core;
+use crate::layout::Extent;
+use crate::object_map::{ObjectMap, ObjectState};
+use crate::{ImageError, ObjectStore, names};
+
+/// Objects of one request that are worked on at the same time.
+pub(super) const OBJECTS_AT_ONCE: usize = 128;
+
+/// Objects of one request that are filled with zeroes at the same time: each has all of its zeroes on the way.
+const FILLED_AT_ONCE: usize = 8;
+
+/// Ceph: `rbd_discard_granularity_bytes`.
+const DISCARD_GRANULARITY: u64 = 64 << 10;
+
+/// How often a write starts again because its snapshot context was too old.
+const SNAPC_RETRIES: usize = 5;
+
+impl<S: ObjectStore> Core<S> {
+    pub(super) async fn write(&self, offset: u64, data: Bytes) -> Result<(), ImageError> {
+        let len = data.len() as u64;
+        self.mutate(offset, len, async {
+            match self.layout.extents(offset, len).next() {
+                None => Ok(()),
+                Some(extent) if extent.len == len => self.write_object(extent, &[data]).await,
+                Some(_) => {
+                    let objects = self.layout.object_extents(offset, len);
+                    let data = &data;
+                    each(objects, OBJECTS_AT_ONCE, |object| async move {
+                        let pieces: Vec<Bytes> = object.pieces.iter().map(|p| slice(data, p)).collect();
+                        self.write_object(object.extent, &pieces).await
+                    })
+                    .await
+                }
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<(), ImageError> {
+        self.mutate(offset, len, async {
+            let granularity = self.discard_granularity().min(self.layout.object_size());
+            self.clear(offset, len, granularity).await
+        })
+        .await
+    }
+
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<(), ImageError> {
+        self.mutate(offset, len, async {
+            if may_unmap {
+                return self.clear(offset, len, 1).await;
+            }
+            let zeroes = Bytes::from(vec![0; usize_of(len.min(self.layout.object_size()))]);
+            let zeroes = &zeroes;
+            each(self.layout.object_extents(offset, len), FILLED_AT_ONCE, |object| async move {
+                let zeroes = zeroes.slice(..usize_of(object.extent.len));
+                self.write_object(object.extent, &[zeroes]).await
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Runs a change of a range with all that it takes to be allowed to.
+    async fn mutate(
+        &self,
+        offset: u64,
+        len: u64,
+        change: impl Future<Output = Result<(), ImageError>>,
+    ) -> Result<(), ImageError> {
+        if self.read_only {
+            return Err(ImageError::ReadOnly);
+        }
+        let _ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        // The lock is not worth taking for a mistake.
+        self.check_range(offset, len)?;
+        let _mutation = self.begin_mutation().await?;
+        self.check_range(offset, len)?;
+        change.await
+    }
+
+    async fn write_object(&self, extent: Extent, pieces: &[Bytes]) -> Result<(), ImageError> {
+        let object_size = self.layout.object_size();
+        self.change_object(extent.object, ObjectState::Exists, |may_exist| {
+            let mut operation = Operation::new();
+            if !may_exist {
+                operation = operation.set_alloc_hint(object_size, object_size, 0);
+            }
+            match pieces {
+                [whole] if extent.len == object_size => operation.write_full(whole.clone()),
+                _ => {
+                    let mut offset = extent.offset;
+                    for piece in pieces {
+                        operation = operation.write(offset, piece.clone());
+                        offset += piece.len() as u64;
+                    }
+                    operation
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes a range read as zeroes and gives up its space. In each object only multiples of `granularity`.
+    async fn clear(&self, offset: u64, len: u64, granularity: u64) -> Result<(), ImageError> {
+        let object_size = self.layout.object_size();
+        // Millions of objects may be meant: work on them as they come up. With stripes it takes whole object sets.
+        let set_size = object_size.saturating_mul(self.layout.stripe_count());
+        let end = offset + len;
+        let mut start = offset;
+        while start < end {
+            let step = set_size.saturating_mul(OBJECTS_AT_ONCE as u64 * 8);
+            let next = (start - start % set_size).saturating_add(step).min(end);
+            let extents = self.layout.object_extents(start, next - start).into_iter();
+            let extents = extents.filter_map(|object| aligned(object.extent, granularity, object_size));
+            each(extents, OBJECTS_AT_ONCE, |extent| self.clear_object(extent)).await?;
+            start = next;
+        }
+        Ok(())
+    }
+
+    async fn clear_object(&self, extent: Extent) -> Result<(), ImageError> {
+        if self.is_known_to_be_missing(extent.object) {
+            return Ok(());
+        }
+        let object_size = self.layout.object_size();
+        if extent.offset == 0 && extent.len == object_size {
+            return self.remove_object(extent.object).await;
+        }
+        self.change_object(extent.object, ObjectState::Exists, |_| {
+            if extent.offset + extent.len == object_size {
+                Operation::new().truncate(extent.offset)
+            } else {
+                Operation::new().zero(extent.offset, extent.len)
+            }
+        })
+        .await
+    }
+
+    /// Removes an object. The object map says so only if no other removal is under way: that one may be of an
+    /// object that was written again meanwhile.
+    async fn remove_object(&self, object: u64) -> Result<(), ImageError> {
+        *self.removing.lock().entry(object).or_default() += 1;
+        let result = self.change_object(object, ObjectState::Pending, |_| Operation::new().delete()).await;
+        let last = {
+            let mut removing = self.removing.lock();
+            let count = removing.entry(object).or_default();
+            *count = count.saturating_sub(1);
+            let last = *count == 0;
+            if last {
+                removing.remove(&object);
+            }
+            last
+        };
+        result?;
+        match self.map() {
+            Some(map) if last => map
+                .update(object..object + 1, ObjectState::Nonexistent, Some(ObjectState::Pending))
+                .await
+                .map_err(ImageError::ObjectMap),
+            _ => Ok(()),
+        }
+    }
+
+    /// Applies an operation to a data object, once the object map has the state that it will cause. `operation`
+    /// is told whether the object may exist.
+    async fn change_object(
+        &self,
+        object: u64,
+        state: ObjectState,
+        operation: impl Fn(bool) -> Operation,
+    ) -> Result<(), ImageError> {
+        let name = names::data_object(&self.object_prefix, object);
+        let mut retries = 0;
+        loop {
+            let may_exist = self.mark(object, state).await?;
+            // No await from here to the submission: the mark would not be sure to be still there.
+            let submitted = self.data.write(&name, operation(may_exist), &self.header().snapc);
+            match submitted.await {
+                Ok(_) => return Ok(()),
+                // Truncating, zeroing or removing what is not there.
+                Err(error) if error.is(Errno::ENOENT) => return Ok(()),
+                Err(OpError::Errno(Errno::EOLDSNAPC)) if retries < SNAPC_RETRIES => {
+                    retries += 1;
+                    self.outdate();
+                    self.ensure_fresh().await?;
+                }
+                Err(error) => return Err(self.failed(name, error)),
+            }
+        }
+    }
+
+    /// Gives the object a state in the object map, if there is one. Returns whether the object may have existed
+    /// before, as far as the store needs to know: without a map it has to be told every time.
+    async fn mark(&self, object: u64, state: ObjectState) -> Result<bool, ImageError> {
+        let Some(map) = self.map() else { return Ok(false) };
+        let may_exist = map.may_exist(object);
+        if map.needs_update(object, state) {
+            mark_in(&map, object, state).await?;
+        }
+        Ok(may_exist)
+    }
+
+    /// Ceph: `rbd_discard_granularity_bytes`, `rbd_skip_partial_discard`; an image may override both.
+    fn discard_granularity(&self) -> u64 {
+        let header = self.header();
+        if header.config.get("rbd_skip_partial_discard").is_some_and(|v| matches!(v.as_str(), "false" | "0")) {
+            return 1;
+        }
+        let configured = header.config.get("rbd_discard_granularity_bytes").and_then(|v| v.parse::<u64>().ok());
+        // Alignment needs a power of two.
+        configured.filter(|g| g.is_power_of_two()).unwrap_or(DISCARD_GRANULARITY)
+    }
+}
+
+/// Until nothing is left to do: others may have changed the state again while this update was awaited.
+async fn mark_in<S: ObjectStore>(map: &ObjectMap<S>, object: u64, state: ObjectState) -> Result<(), ImageError> {
+    while map.needs_update(object, state) {
+        map.update(object..object + 1, state, None).await.map_err(ImageError::ObjectMap)?;
+    }
+    Ok(())
+}
+
+/// What a discard may clear of an extent. The last object of an image may be cut at any multiple.
+///
+/// Ceph: `ImageDiscardRequest::prune_object_extents` in `src/librbd/io/ImageRequest.cc`.
+fn aligned(extent: Extent, granularity: u64, object_size: u64) -> Option<Extent> {
+    let end = extent.offset + extent.len;
+    if granularity >= object_size && end >= object_size {
+        return Some(extent);
+    }
+    let offset = extent.offset.next_multiple_of(granularity);
+    let end = end - end % granularity;
+    (offset < end).then(|| Extent { offset, len: end - offset, ..extent })
+}
+
+/// Runs `work` on all items, some at a time. All are finished even if one fails: what was sent cannot be
+/// withdrawn, and must not be under way when the lock is given up.
+async fn each<T, F>(
+    items: impl IntoIterator<Item = T>,
+    at_once: usize,
+    work: impl Fn(T) -> F,
+) -> Result<(), ImageError>
+where
+    F: Future<Output = Result<(), ImageError>>,
+{
+    let mut running = futures::stream::iter(items.into_iter().map(work)).buffer_unordered(at_once);
+    let mut result = Ok(());
+    while let Some(done) = running.next().await {
+        result = result.and(done);
+    }
+    result
+}
+
+fn slice(data: &Bytes, range: &Range<u64>) -> Bytes {
+    data.slice(usize_of(range.start)..usize_of(range.end))
+}
+
+fn usize_of(len: u64) -> usize {
+    usize::try_from(len).expect("a part of a buffer, or at most an object")
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleared(offset: u64, len: u64) -> Option<(u64, u64)> {
+        aligned(Extent { object: 0, offset, len }, 65536, 4 << 20).map(|e| (e.offset, e.len))
+    }
+
+    #[test]
+    fn a_discard_clears_only_whole_granules() {
+        assert_eq!(cleared(0, 4096), None);
+        assert_eq!(cleared(65536, 65536), Some((65536, 65536)));
+        assert_eq!(cleared(100 << 10, 200 << 10), Some((128 << 10, 128 << 10)), "as measured with librbd");
+        assert_eq!(cleared(4096, (4 << 20) - 4096), Some((65536, (4 << 20) - 65536)));
+    }
+
+    #[test]
+    fn objects_smaller_than_a_granule_are_cleared_from_any_place_to_their_end() {
+        let clear = |offset, len| aligned(Extent { object: 0, offset, len }, 4096, 4096).map(|e| (e.offset, e.len));
+        assert_eq!(clear(100, 3996), Some((100, 3996)));
+        assert_eq!(clear(0, 4095), None);
+    }
+}
