@@ -41,3 +41,13 @@ pub use op::{
     WatchAction,
 };
 pub use watch::{NotifyReply, Watch, WatchEvent};
+
+/// Decodes a recorded message (`u16` type, `u16` version, `u32` length of the front, front, data) as one of a
+/// daemon would be. For fuzzing: whatever the bytes, it returns.
+///
+/// # Errors
+/// [`ceph_codec::DecodeError`] if it is malformed.
+#[doc(hidden)]
+pub fn decode_recorded_message(bytes: &bytes::Bytes) -> Result<(), ceph_codec::DecodeError> {
+    messages::recorded::decode(bytes)
+}

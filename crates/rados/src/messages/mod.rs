@@ -5,6 +5,7 @@
 
 pub(crate) mod mon;
 pub(crate) mod osd;
+pub(crate) mod recorded;
 pub(crate) mod watch;
 
 /// Message types. Ceph: `CEPH_MSG_*` in `src/include/ceph_fs.h`, `MSG_*` in `src/msg/Message.h`.
