@@ -158,3 +158,119 @@ fn check_crc(what: &'static str, bytes: &[u8], footer: &mut Reader<'_>) -> Resul
     let (expected, actual) = (u32::decode(footer)?, crc32c(0, bytes));
     if expected == actual { Ok(()) } else { Err(DecodeError::BadCrc { what, actual, expected }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hex_literal::hex;
+    use proptest::prelude::*;
+
+    const STORED: &[u8] = include_bytes!("../../testdata/16.2.15/object_map/stored");
+    const LOADED: &[u8] = include_bytes!("../../testdata/16.2.15/object_map/loaded");
+
+    #[test]
+    fn maps_match_ceph_pacific() {
+        let stored = States::decode_from(STORED).unwrap();
+        assert_eq!(States::decode_from(LOADED).as_ref(), Ok(&stored), "with and without checksums");
+        assert_eq!(stored.len(), 20_000);
+        let there: Vec<_> =
+            (0..stored.len()).filter(|&no| stored.get(no) != Some(ObjectState::Nonexistent)).collect();
+        assert_eq!(there, [0, 5, 16_368, 16_383, 16_384, 19_998, 19_999]);
+        for (no, state) in
+            [(0, ObjectState::Exists), (5, ObjectState::ExistsClean), (19_999, ObjectState::Exists)]
+        {
+            assert_eq!(stored.get(no), Some(state));
+        }
+        assert_eq!(stored.get(20_000), None);
+        assert_eq!(stored.get(u64::MAX), None);
+    }
+
+    #[test]
+    fn the_first_object_is_in_the_highest_bits() {
+        let states =
+            States::decode_from(&hex!("0e000000 0101 08000000 0400000000000000 1b 00000000")).unwrap();
+        let got: Vec<_> = (0..4).map(|no| states.get(no).unwrap() as u8).collect();
+        assert_eq!(got, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_damaged_map_is_refused() {
+        for at in [6, 18, 4200, STORED.len() - 1] {
+            let mut damaged = STORED.to_vec();
+            damaged[at] ^= 0x10;
+            assert!(States::decode_from(&damaged).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn an_announced_size_allocates_nothing() {
+        let wire = hex!("0e000000 0101 08000000 ffffffffffffffff 00000000");
+        assert!(matches!(States::decode_from(&wire), Err(DecodeError::Invalid { .. })));
+        let wire = hex!("0e000000 0101 08000000 00a3e10500000000 00000000");
+        assert!(matches!(States::decode_from(&wire), Err(DecodeError::Truncated { .. })));
+    }
+
+    #[test]
+    fn only_changes_that_matter_are_written_down() {
+        use ObjectState::{Exists, ExistsClean, Nonexistent, Pending};
+        let needs: Vec<_> = [Nonexistent, Exists, Pending, ExistsClean]
+            .into_iter()
+            .map(|old| [Nonexistent, Exists, Pending].map(|new| old.needs_change_to(new)))
+            .collect();
+        assert_eq!(
+            needs,
+            [
+                [false, true, false], // nothing there: only a write matters
+                [false, false, true], // there: its removal begins with Pending
+                [true, true, false],
+                [false, true, true], // a write after a snapshot is news
+            ]
+        );
+    }
+
+    fn any_state() -> impl Strategy<Value = ObjectState> {
+        (0u8..4).prop_map(ObjectState::from_bits)
+    }
+
+    proptest! {
+        #[test]
+        fn changes_are_those_of_a_plain_list(
+            len in 0u64..200,
+            first in any_state(),
+            changes in prop::collection::vec(
+                (0u64..220, 0u64..220, any_state(), prop::option::of(any_state())), 0..20),
+        ) {
+            let mut states = States::new(len, first);
+            let mut list = vec![first; usize::try_from(len).unwrap()];
+            for (start, count, new, expected) in changes {
+                let slots = || list.iter().enumerate().filter(|(no, _)| (start..start + count).contains(&(*no as u64)));
+                prop_assert_eq!(
+                    states.needs_change(start..start + count, new),
+                    slots().any(|(_, state)| state.needs_change_to(new)));
+                states.change(start..start + count, new, expected);
+                for (no, state) in list.iter_mut().enumerate() {
+                    if (start..start + count).contains(&(no as u64)) && state.is_as_expected(expected) {
+                        *state = new;
+                    }
+                }
+            }
+            let got: Vec<_> = (0..states.len()).map(|no| states.get(no).unwrap()).collect();
+            prop_assert_eq!(got, list);
+        }
+
+        #[test]
+        fn any_bytes_are_a_map_or_an_error(bytes: Vec<u8>) {
+            let _ = States::decode_from(&bytes);
+        }
+
+        #[test]
+        fn growing_keeps_what_is_there(old in 0u64..100, new in 0u64..100) {
+            let mut states = States::new(old, ObjectState::Exists);
+            states.resize(new, ObjectState::Pending);
+            for no in 0..new {
+                let expected = if no < old { ObjectState::Exists } else { ObjectState::Pending };
+                prop_assert_eq!(states.get(no), Some(expected));
+            }
+        }
+    }
+}

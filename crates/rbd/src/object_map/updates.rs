@@ -102,3 +102,90 @@ impl<W> Updates<W> {
             && self.waiting.range(..index).all(|(earlier, _)| !earlier.overlaps(objects))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ObjectState::{Exists, Nonexistent, Pending};
+    use proptest::prelude::*;
+
+    fn set(objects: Range<u64>, new: ObjectState) -> Update {
+        Update { objects, new, expected: None }
+    }
+
+    #[test]
+    fn updates_of_one_object_go_one_after_the_other() {
+        let mut updates = Updates::default();
+        updates.push(set(3..4, Exists), 'a');
+        assert_eq!(updates.next(), Some((set(3..4, Exists), vec!['a'])));
+        updates.push(set(3..4, Pending), 'b');
+        updates.push(set(3..4, Exists), 'c');
+        updates.push(set(9..10, Exists), 'd');
+        assert_eq!(updates.next(), Some((set(9..10, Exists), vec!['d'])));
+        assert_eq!(updates.next(), None);
+        updates.done(&(3..4));
+        assert_eq!(updates.next(), Some((set(3..4, Pending), vec!['b'])), "and not merged with a later one");
+        assert_eq!(updates.next(), None);
+    }
+
+    #[test]
+    fn neighbours_that_wait_become_one() {
+        let mut updates = Updates::default();
+        for no in [2, 0, 5, 1, 4, 3] {
+            updates.push(set(no..no + 1, Exists), no);
+        }
+        let (update, mut waiters) = updates.next().unwrap();
+        waiters.sort_unstable();
+        assert_eq!((update, waiters), (set(0..6, Exists), vec![0, 1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn only_so_many_are_in_flight() {
+        let mut updates = Updates::default();
+        for no in 0..20 {
+            updates.push(set(no * 2..no * 2 + 1, Exists), no);
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| updates.next()).collect();
+        assert_eq!(sent.len(), MAX_IN_FLIGHT);
+        updates.done(&sent[3].0.objects);
+        assert!(updates.next().is_some());
+    }
+
+    proptest! {
+        /// Whatever is merged and in whichever order updates are done: every object sees those that touch it in
+        /// the order in which they were asked for, and every waiter is told once.
+        #[test]
+        fn each_object_sees_its_updates_in_order(
+            asked in prop::collection::vec((0u64..12, 1u64..4, 0u8..3), 1..40),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 200),
+        ) {
+            let mut updates = Updates::default();
+            for (id, &(start, len, new)) in asked.iter().enumerate() {
+                updates.push(set(start..start + len, [Nonexistent, Exists, Pending][usize::from(new)]), id);
+            }
+            let mut in_flight = Vec::new();
+            let mut told = Vec::new();
+            for pick in picks {
+                in_flight.extend(std::iter::from_fn(|| updates.next()));
+                if in_flight.is_empty() {
+                    break;
+                }
+                let (update, waiters): (Update, Vec<usize>) = in_flight.swap_remove(pick.index(in_flight.len()));
+                for other in &in_flight {
+                    prop_assert!(!update.overlaps(&other.0.objects), "two of one object in flight");
+                }
+                let mut waiters = waiters;
+                waiters.sort_unstable();
+                told.extend(waiters);
+                updates.done(&update.objects);
+            }
+            for object in 0..16 {
+                let touching = |id: &usize| (asked[*id].0..asked[*id].0 + asked[*id].1).contains(&object);
+                let order: Vec<_> = told.iter().copied().filter(touching).collect();
+                prop_assert!(order.is_sorted(), "object {object}: {order:?}");
+            }
+            told.sort_unstable();
+            prop_assert_eq!(told, (0..asked.len()).collect::<Vec<_>>());
+        }
+    }
+}
