@@ -85,6 +85,21 @@ mod tests {
         mix(a, b, c).2
     }
 
+    /// Computed by `src/common/ceph_hash.cc` of Ceph 18.2.7.
+    #[test]
+    fn names_hash_as_in_ceph() {
+        for (name, linux, rjenkins) in [
+            ("", 0, 0xbd49_d10d),
+            ("foo", 0x0024_db2a, 0x7fc1_f406),
+            ("rbd_data.10226b8b4567.0000000000000000", 0xaa02_3d55, 0x87bd_7b9a),
+            ("\u{e9}", 0x0006_3cfa, 0xd6f3_1281),
+        ] {
+            assert_eq!(ObjectHash::LINUX.hash(name.as_bytes()), linux, "{name}");
+            assert_eq!(ObjectHash::RJENKINS.hash(name.as_bytes()), rjenkins, "{name}");
+        }
+        assert_eq!(ObjectHash(9).hash(b"foo"), u32::MAX);
+    }
+
     #[test]
     fn every_length_of_the_tail_is_hashed() {
         let name: Vec<u8> = (0u8..60).map(|i| i.wrapping_mul(37) ^ 0xa5).collect();

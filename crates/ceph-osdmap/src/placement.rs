@@ -197,3 +197,79 @@ fn primary_shard(pool: &Pool, acting: &[OsdId], primary: Option<OsdId>, has_temp
     };
     shard.and_then(|shard| i8::try_from(shard).ok()).map_or(ShardId::NONE, ShardId)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PoolFlags, ShardSet};
+
+    /// Ceph 20's map with a pool of optimized erasure coding, 2+1 on 10 OSDs.
+    fn optimized() -> (OsdMap, PgId) {
+        let bytes = include_bytes!("../testdata/tentacle/live/04-ec-optimizations.osdmap");
+        let map = OsdMap::decode(bytes).unwrap();
+        let pool = map.pools().find(|p| p.flags.contains(PoolFlags::EC_OPTIMIZATIONS)).unwrap();
+        assert_eq!((pool.size, pool.nonprimary_shards), (3, ShardSet(0b010)));
+        let pg = PgId { pool: pool.id, seed: 0 };
+        (map, pg)
+    }
+
+    fn osds<const N: usize>(numbers: [i32; N]) -> Vec<OsdId> {
+        numbers.map(OsdId).to_vec()
+    }
+
+    #[test]
+    fn shards_that_cannot_be_primary_come_last_in_pg_temp_and_return_to_their_places() {
+        let (mut map, pg) = optimized();
+        // Shards 0, 2, 1; nobody holds shard 0.
+        map.pg_temp.insert(pg, vec![OSD_NONE, OsdId(4), OsdId(1)]);
+        let placement = map.placement(pg);
+        assert_eq!(placement.acting, [OSD_NONE, OsdId(1), OsdId(4)]);
+        assert_eq!(placement.acting_primary, Some(OsdId(4)), "osd.1 comes first but holds shard 1");
+        assert_eq!(placement.primary_shard(), ShardId(2));
+    }
+
+    #[test]
+    fn an_osd_with_two_shards_is_primary_for_the_one_that_can_be() {
+        let (mut map, pg) = optimized();
+        map.pg_temp.insert(pg, vec![OSD_NONE, OsdId(4), OsdId(4)]);
+        assert_eq!(map.placement(pg).primary_shard(), ShardId(2));
+    }
+
+    #[test]
+    fn osds_that_are_down_leave_pg_temp_and_an_empty_one_is_none() {
+        let (mut map, _) = optimized();
+        let pool = map.pools().find(|pool| pool.can_shift_osds()).unwrap();
+        let pg = PgId { pool: pool.id, seed: 0 };
+        let up = map.placement(pg).up;
+        map.pg_temp.insert(pg, osds([77, 9, 8]));
+        map.osds[8].state = crate::OsdState::EXISTS;
+        let placement = map.placement(pg);
+        assert_eq!((placement.acting, placement.acting_primary), (osds([9]), Some(OsdId(9))));
+        map.pg_temp.insert(pg, osds([77]));
+        let up_now: Vec<OsdId> = up.into_iter().filter(|osd| osd.0 != 8).collect();
+        assert!(up_now.iter().all(|osd| map.placement(pg).acting.contains(osd)));
+    }
+
+    #[test]
+    fn a_temporary_primary_leads_whatever_set_there_is() {
+        let (mut map, _) = optimized();
+        let pool = map.pools().find(|pool| pool.can_shift_osds()).unwrap();
+        let pg = PgId { pool: pool.id, seed: 0 };
+        let before = map.placement(pg);
+        let last = *before.acting.last().unwrap();
+        map.primary_temp.insert(pg, last);
+        let after = map.placement(pg);
+        assert_eq!(after.acting_primary, Some(last));
+        assert_eq!((after.acting, after.up_primary), (before.acting, before.up_primary));
+    }
+
+    #[test]
+    fn a_pg_of_no_pool_is_nowhere() {
+        let (map, pg) = optimized();
+        let nowhere = map.placement(PgId { pool: ceph_codec::PoolId(99), ..pg });
+        assert_eq!(
+            (nowhere.acting, nowhere.acting_primary, nowhere.primary_shard),
+            (vec![], None, ShardId::NONE)
+        );
+    }
+}

@@ -57,8 +57,8 @@ fn damage(bytes: &mut [u8], damage: &[(prop::sample::Index, u8)]) {
 }
 
 fn place_some(map: &OsdMap) {
-    for pool in map.pools().take(20) {
-        for seed in [0, 1, pool.pg_num - 1, u32::MAX] {
+    for pool in map.pools().take(6) {
+        for seed in [0, u32::MAX] {
             let placement = map.placement(PgId { pool: pool.id, seed });
             for &osd in placement.up.iter().chain(&placement.acting) {
                 let hole = pool.kind == PoolKind::Erasure && osd == OSD_NONE;
@@ -74,7 +74,7 @@ fn some_damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(250))]
 
     #[test]
     fn damaged_full_maps_do_no_harm(which in 0usize..3, at in some_damage()) {
@@ -94,7 +94,7 @@ proptest! {
 fn damaged_incrementals_do_no_harm() {
     let base = OsdMap::decode(&testdata("tentacle/live/04-ec-optimizations.osdmap")).unwrap();
     let incrementals = incrementals();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(250));
     let cases = (0..incrementals.len(), some_damage());
     runner
         .run(&cases, |(which, at)| {

@@ -25,8 +25,7 @@ pub const fn mix(mut a: u32, mut b: u32, mut c: u32) -> (u32, u32, u32) {
 /// Hash of one word.
 #[must_use]
 pub const fn hash1(a: u32) -> u32 {
-    let (_, x, hash) = mix(a, X, SEED ^ a);
-    let _ = x;
+    let (_, _, hash) = mix(a, X, SEED ^ a);
     let (_, _, hash) = mix(Y, a, hash);
     hash
 }
@@ -75,4 +74,21 @@ pub const fn hash5(a: u32, b: u32, c: u32, d: u32, e: u32) -> u32 {
     let (_, _, hash) = mix(d, x, hash);
     let (_, _, hash) = mix(y, e, hash);
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed by `src/crush/hash.c` of Ceph 18.2.7.
+    #[test]
+    fn every_number_of_words_hashes_as_in_ceph() {
+        assert_eq!(hash1(1), 0xd508_2851);
+        assert_eq!(hash1(0xdead_beef), 0x711d_6883);
+        assert_eq!(hash2(1, 2), 0xb78d_ee9c);
+        assert_eq!(hash3(1, 2, 3), 0x735a_d42b);
+        assert_eq!(hash4(1, 2, 3, 4), 0x696d_1f16);
+        assert_eq!(hash5(1, 2, 3, 4, 5), 0x4b42_a1a1);
+        assert_eq!(hash5(0xdead_beef, 0, u32::MAX, 7, 1 << 31), 0x863b_a95f);
+    }
 }
