@@ -58,7 +58,7 @@ fn fstrim_frees_objects_and_leaves_the_files() {
         &[server.drive(&image.spec)],
         &format!(
             "{WRITE_FILES}
-             head -c 150m /dev/urandom >/mnt/waste
+             head -c 96m /dev/urandom >/mnt/waste
              sync
              echo full
              sleep 5
@@ -72,10 +72,10 @@ fn fstrim_frees_objects_and_leaves_the_files() {
     let sums = guest.wait_for("sums:");
     guest.wait_for("full");
     let full = cluster.object_count(&image);
-    assert!(full >= 150 / 4, "{full} objects");
+    assert!(full >= 96 / 4, "{full} objects");
     guest.finish();
     let trimmed = cluster.object_count(&image);
-    assert!(trimmed + 30 <= full, "{trimmed} objects are left of {full}");
+    assert!(trimmed + 8 <= full, "{trimmed} objects are left of {full}");
     server.stop();
     cluster.assert_object_map_is_correct(&image.spec);
 
