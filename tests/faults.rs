@@ -77,15 +77,17 @@ fn the_pause_flag_holds_requests_back() {
     let server = Server::serve(cluster, &[&image.spec]);
     server.qemu_io(&image.spec, &["write -P 1 0 1M"]);
     cluster.run("ceph osd pause");
-    // The flag is known to the OSD and to us when the map of its epoch is.
-    std::thread::sleep(Duration::from_secs(2));
-    let mut write = start(&format!("qemu-io -f raw -c 'write -P 2 0 1M' '{}'", server.uri(&image.spec)));
+    // Only with the answer to the first does an OSD tell of the new map.
+    let mut write = start(&format!(
+        "qemu-io -f raw -c 'write -P 2 0 1M' -c 'write -P 2 1M 1M' -c 'write -P 2 2M 1M' '{}'",
+        server.uri(&image.spec)
+    ));
     std::thread::sleep(Duration::from_secs(5));
     let waits = write.is_running();
     cluster.run("ceph osd unpause");
     assert!(waits, "{}", write.finish());
     write.finish().success();
-    server.qemu_io(&image.spec, &["read -P 2 0 1M"]);
+    server.qemu_io(&image.spec, &["read -P 2 0 3M"]);
 }
 
 #[test]

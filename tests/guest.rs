@@ -98,10 +98,8 @@ fn a_guest_only_pauses_while_the_server_restarts() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 256M");
     let server = Server::serve(cluster, &[&image.spec]);
-    let drive = format!(
-        "file.driver=nbd,file.path={},file.export={image},file.reconnect-delay=100,format=raw,if=virtio",
-        server.socket()
-    );
+    let drive = server.drive(&image.spec);
+    assert!(drive.contains("reconnect-delay"), "{drive}");
     let mut guest = Guest::boot(
         &[drive],
         &format!(

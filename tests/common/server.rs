@@ -71,12 +71,12 @@ impl Server {
         format!("nbd+unix:///{export}?socket={}", self.socket)
     }
 
-    /// Value of QEMU's `-drive` for an export.
+    /// Value of QEMU's `-drive` for an export, as the server printed it.
     pub(crate) fn drive(&self, export: &str) -> String {
-        format!(
-            "file=nbd:unix:{}:exportname={export},format=raw,if=virtio,discard=unmap,detect-zeroes=unmap",
-            self.socket
-        )
+        let printed = self.printed();
+        let line = printed.lines().find(|line| line.contains(&format!(":exportname={export},")));
+        let drive = line.and_then(|line| line.split("-drive ").nth(1));
+        drive.unwrap_or_else(|| panic!("no line for {export} in:\n{printed}")).trim().to_owned()
     }
 
     pub(crate) fn socket(&self) -> &str {
