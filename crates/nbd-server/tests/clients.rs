@@ -40,37 +40,53 @@ impl Exports for Pool {
     }
 }
 
-/// A server in a thread of its own, on a unix socket.
+/// A server in a thread of its own, on a unix socket and on TCP.
 struct Server {
     dir: TempDir,
     disk: Arc<MemDevice>,
+    port: u16,
     shutdown: Shutdown,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
     fn start() -> Self {
-        let dir = TempDir::new().unwrap();
         let disk = Arc::new(MemDevice::new(256 * MIB));
+        let mut server =
+            Self { dir: TempDir::new().unwrap(), disk, port: 0, shutdown: Shutdown::new(), thread: None };
+        server.resume();
+        server
+    }
+
+    fn resume(&mut self) {
         let read_only = DeviceInfo { read_only: true, ..DeviceInfo::new(64 * MIB) };
-        let pool = Pool(vec![
-            ("disk", Arc::clone(&disk)),
+        let pool = Arc::new(Pool(vec![
+            ("disk", Arc::clone(&self.disk)),
             ("disk@snap", Arc::new(MemDevice::with_info(read_only))),
             ("tiny", Arc::new(MemDevice::new(1_000_003))),
-        ]);
-        let shutdown = Shutdown::new();
-        let (socket, stop) = (dir.path().join("nbd.sock"), shutdown.clone());
+        ]));
+        self.shutdown = Shutdown::new();
+        let (socket, stop) = (self.path("nbd.sock"), self.shutdown.clone());
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
+        self.thread = Some(std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = tokio::net::UnixListener::bind(socket).unwrap();
-                ready.send(()).unwrap();
-                serve(listener, Arc::new(pool), &stop).await;
+                let unix = tokio::net::UnixListener::bind(&socket).unwrap();
+                let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                ready.send(tcp.local_addr().unwrap().port()).unwrap();
+                tokio::join!(serve(unix, Arc::clone(&pool), &stop), serve(tcp, pool, &stop));
             });
-        });
-        is_ready.recv().unwrap();
-        Self { dir, disk, shutdown, thread: Some(thread) }
+            std::fs::remove_file(socket).unwrap();
+        }));
+        self.port = is_ready.recv().unwrap();
+    }
+
+    fn stop(&mut self) {
+        self.shutdown.trigger();
+        if let Some(thread) = self.thread.take() {
+            let outcome = thread.join();
+            assert!(std::thread::panicking() || outcome.is_ok(), "the server panicked");
+        }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -84,11 +100,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shutdown.trigger();
-        if let Some(thread) = self.thread.take() {
-            let outcome = thread.join();
-            assert!(std::thread::panicking() || outcome.is_ok(), "the server panicked");
-        }
+        self.stop();
     }
 }
 
@@ -337,4 +349,16 @@ fn what_one_connection_wrote_another_reads() {
         &server.uri("disk"),
         &["read -P 1 1M 1M", "read -P 2 2M 1M", "read -P 3 3M 1M", "read -P 4 4M 1M"],
     );
+}
+
+#[test]
+fn tcp_is_served_too() {
+    let server = Server::start();
+    let uri = format!("nbd://127.0.0.1:{}/disk", server.port);
+    qemu_io(
+        &uri,
+        &["write -P 1 0 32M", "aio_write -P 2 32M 1M", "aio_flush", "read -P 1 0 32M", "read -P 2 32M 1M"],
+    );
+    let list = run("nbdinfo", &["--list", &format!("nbd://127.0.0.1:{}", server.port)]);
+    assert!(list.contains("export=\"disk@snap\":"), "{list}");
 }

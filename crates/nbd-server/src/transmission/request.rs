@@ -4,9 +4,10 @@ use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::device::ZeroFlags;
+use crate::device::{Extent, ZeroFlags};
 use crate::session::Session;
 use crate::transmission::Answer;
+use crate::transmission::run::MAX_EXTENTS;
 use crate::wire::{self, Errno, MAX_PAYLOAD, command, command_flag as flag, transmission_flag};
 
 /// A refused write may be this long (bytes): its payload is skipped. Beyond that the client is hostile.
@@ -96,11 +97,12 @@ pub enum Command {
 }
 
 impl Command {
-    /// Bytes of payload that it has or that its answer may have.
+    /// Bytes of memory that its payload takes, or that of its answer may take.
     pub fn payload_len(&self) -> usize {
         match self {
             Self::Read { len, .. } => *len as usize,
             Self::Write { data, .. } => data.len(),
+            Self::BlockStatus { one: false, .. } => MAX_EXTENTS * size_of::<Extent>(),
             _ => 0,
         }
     }

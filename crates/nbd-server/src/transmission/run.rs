@@ -8,7 +8,7 @@ use crate::transmission::{Answer, Command};
 use crate::wire::{Errno, STATE_HOLE, STATE_ZERO};
 
 /// Extents per answer. "A server SHOULD NOT send more than 2^20"; clients ask again from where an answer ended.
-const MAX_EXTENTS: usize = 1 << 14;
+pub(super) const MAX_EXTENTS: usize = 1 << 14;
 /// Longest extent that 32 bits can tell, a multiple of every minimum block size.
 const MAX_EXTENT_LEN: u64 = (u32::MAX - 0xffff) as u64;
 
