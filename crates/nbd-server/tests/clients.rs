@@ -7,9 +7,10 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nbd_server::{
     BlockDevice, DeviceError, DeviceInfo, ErrorKind, ExportError, ExportInfo, Exports, MemDevice, Opened,
@@ -361,4 +362,39 @@ fn tcp_is_served_too() {
     );
     let list = run("nbdinfo", &["--list", &format!("nbd://127.0.0.1:{}", server.port)]);
     assert!(list.contains("export=\"disk@snap\":"), "{list}");
+}
+
+#[test]
+fn qemu_with_a_reconnect_delay_does_not_notice_a_restart() {
+    let mut server = Server::start();
+    let node = format!(
+        "driver=nbd,server.type=unix,server.path={},export=disk,reconnect-delay=60",
+        server.path("nbd.sock").display()
+    );
+    let mut client = Command::new("qemu-io")
+        .args(["--image-opts", &node])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-io, which this test needs, runs");
+    let mut commands = client.stdin.take().unwrap();
+    // One line at a time: qemu-io loses sight of lines that come together.
+    writeln!(commands, "write -P 5 0 1M").unwrap();
+    wait_until(|| server.disk.allocated() == MIB);
+    server.stop();
+    writeln!(commands, "write -P 6 1M 1M").unwrap();
+    server.resume();
+    wait_until(|| server.disk.allocated() == 2 * MIB);
+    drop(commands);
+    let output = client.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.matches("wrote 1048576/1048576").count(), 2, "{text}");
+}
+
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "the client does not do what it was told");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
