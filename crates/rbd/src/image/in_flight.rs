@@ -74,7 +74,6 @@ impl InFlight {
         self.generations.lock().closed = true;
     }
 
-
     fn end(&self, generation: u64) {
         let mut generations = self.generations.lock();
         let place = usize::try_from(generation - generations.oldest).expect("few generations live at once");

@@ -154,11 +154,13 @@ pub(super) async fn inspect<S: ObjectStore>(
     });
     let mut info = describe(name, &id, &header, layout, snap, data_pool);
     if let Some(group) = &header.group {
-        info.group = Some(group_name(store, group.pool, &group.id).await.map_err(failed("look up the group"))?);
+        info.group =
+            Some(group_name(store, group.pool, &group.id).await.map_err(failed("look up the group"))?);
     }
     let overlap = header.parent_overlap_at(snap);
     if let Some(parent) = header.parent.as_ref().filter(|_| overlap > 0) {
-        info.parent = Some(describe_parent(store, parent, overlap).await.map_err(failed("look up the parent"))?);
+        info.parent =
+            Some(describe_parent(store, parent, overlap).await.map_err(failed("look up the parent"))?);
     }
     Ok(ImageDetails {
         info,
@@ -191,7 +193,8 @@ async fn describe_parent<S: ObjectStore>(
 async fn group_name<S: ObjectStore>(store: &S, pool: PoolId, id: &str) -> Result<String, OpError> {
     let groups = store.with_pool(pool, store.namespace())?;
     let name = directory::call(&groups, GROUP_DIRECTORY, cls::dir_get_name(id)).await?;
-    let namespace = if store.namespace().is_empty() { String::new() } else { format!("{}/", store.namespace()) };
+    let namespace =
+        if store.namespace().is_empty() { String::new() } else { format!("{}/", store.namespace()) };
     Ok(format!("{}/{namespace}{name}", groups.pool_name()))
 }
 
@@ -200,7 +203,10 @@ pub(super) async fn watchers<S: ObjectStore>(store: &S, header: &str) -> Result<
     Ok(reply.outcome(0)?.watchers()?)
 }
 
-pub(super) async fn lock_owner<S: ObjectStore>(store: &S, header: &str) -> Result<Option<LockOwner>, OpError> {
+pub(super) async fn lock_owner<S: ObjectStore>(
+    store: &S,
+    header: &str,
+) -> Result<Option<LockOwner>, OpError> {
     let reply = match store.read(header, get_info(Operation::new()), SnapId::HEAD).await {
         Err(error) if error.is(Errno::ENOENT) => return Ok(None),
         reply => reply?,

@@ -125,8 +125,7 @@ pub(super) async fn open<S: ObjectStore>(store: S, options: OpenOptions) -> Resu
     let snap = find_snapshot(shown, &found.header, options.snapshot.as_ref())?;
     check_supported(shown, &found.header, snap, read_only)?;
     let data = found.data?;
-    let core =
-        Core::new(found.name, found.id, store, data, found.layout, snap, read_only, found.header);
+    let core = Core::new(found.name, found.id, store, data, found.layout, snap, read_only, found.header);
 
     if !read_only {
         let lock = ExclusiveLock::new(core.store.clone(), core.header_object.clone(), &core);
@@ -164,9 +163,7 @@ async fn watch<S: ObjectStore>(core: &Arc<Core<S>>) -> Result<(), OpenError> {
             debug!(image, %error, "cannot watch the header, changes will not be noticed");
             Ok(())
         }
-        Err(source) => {
-            Err(OpenError::Op { image: image.to_owned(), action: "watch the header", source })
-        }
+        Err(source) => Err(OpenError::Op { image: image.to_owned(), action: "watch the header", source }),
     }
 }
 

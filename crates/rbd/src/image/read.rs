@@ -54,7 +54,12 @@ impl<S: ObjectStore> Core<S> {
         } else {
             Operation::new().read(extent.offset, extent.len)
         };
-        match self.data.read(&name, operation, self.snap).await.and_then(|reply| contents(&reply, extent, sparse)) {
+        match self
+            .data
+            .read(&name, operation, self.snap)
+            .await
+            .and_then(|reply| contents(&reply, extent, sparse))
+        {
             Ok(data) => Ok(data),
             Err(error) if error.is(Errno::ENOENT) => Ok(ReadData::hole(extent.len)),
             Err(error) => Err(self.failed(name, error)),

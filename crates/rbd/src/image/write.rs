@@ -61,7 +61,12 @@ impl<S: ObjectStore> Core<S> {
         .await
     }
 
-    pub(super) async fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> Result<(), ImageError> {
+    pub(super) async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        may_unmap: bool,
+    ) -> Result<(), ImageError> {
         self.mutate(offset, len, async {
             if may_unmap {
                 return self.clear(offset, len, 1).await;
@@ -220,21 +225,32 @@ impl<S: ObjectStore> Core<S> {
     /// Ceph: `rbd_discard_granularity_bytes`, `rbd_skip_partial_discard`; an image may override both.
     fn discard_granularity(&self) -> u64 {
         let header = self.header();
-        if header.config.get("rbd_skip_partial_discard").is_some_and(|v| matches!(v.as_str(), "false" | "0")) {
+        if header.config.get("rbd_skip_partial_discard").is_some_and(|v| matches!(v.as_str(), "false" | "0"))
+        {
             return 1;
         }
-        let configured = header.config.get("rbd_discard_granularity_bytes").and_then(|v| v.parse::<u64>().ok());
+        let configured =
+            header.config.get("rbd_discard_granularity_bytes").and_then(|v| v.parse::<u64>().ok());
         // Alignment needs a power of two.
         configured.filter(|g| g.is_power_of_two()).unwrap_or(DISCARD_GRANULARITY)
     }
 }
 
-/// Until nothing is left to do: others may have changed the state again while this update was awaited.
-async fn mark_in<S: ObjectStore>(map: &ObjectMap<S>, object: u64, state: ObjectState) -> Result<(), ImageError> {
-    while map.needs_update(object, state) {
+/// Updates the map. `EXISTS` must still be there when the future resolves: if a removal came between, the object
+/// would be written after it, and the map go on to say that it is gone.
+///
+/// The other states need no second look: whatever came between, the map says that the object may exist.
+async fn mark_in<S: ObjectStore>(
+    map: &ObjectMap<S>,
+    object: u64,
+    state: ObjectState,
+) -> Result<(), ImageError> {
+    loop {
         map.update(object..object + 1, state, None).await.map_err(ImageError::ObjectMap)?;
+        if state != ObjectState::Exists || map.state(object) == state {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// What a discard may clear of an extent. The last object of an image may be cut at any multiple.
@@ -276,7 +292,6 @@ fn usize_of(len: u64) -> usize {
     usize::try_from(len).expect("a part of a buffer, or at most an object")
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,7 +310,8 @@ mod tests {
 
     #[test]
     fn objects_smaller_than_a_granule_are_cleared_from_any_place_to_their_end() {
-        let clear = |offset, len| aligned(Extent { object: 0, offset, len }, 4096, 4096).map(|e| (e.offset, e.len));
+        let clear =
+            |offset, len| aligned(Extent { object: 0, offset, len }, 4096, 4096).map(|e| (e.offset, e.len));
         assert_eq!(clear(100, 3996), Some((100, 3996)));
         assert_eq!(clear(0, 4095), None);
     }

@@ -73,7 +73,7 @@ fn get_features(object: &Object, (_, read_only): (SnapId, bool)) -> Output {
         Features::LAYERING.0 | Features::STRIPING_V2.0 | Features::DATA_POOL.0 | Features::DIRTY_CACHE.0,
     );
     let features: u64 = value(object, "features")?;
-    // A newer OSD knows more; here it may be any bit.
+    // A newer OSD knows more bits. Here all unknown ones forbid writing, and the upper half of them reading.
     let known = if read_only { INCOMPATIBLE.0 | !Features::KNOWN.0 >> 32 << 32 } else { u64::MAX };
     Ok((features, features & known).encode_to_vec())
 }
