@@ -71,8 +71,8 @@ impl Layout {
         if !(12..=25).contains(&order) {
             return Err(LayoutError::Order(order));
         }
-        let object_size = 1 << order;
-        let fits = stripe_unit > 0 && object_size % stripe_unit == 0;
+        let object_size: u64 = 1 << order;
+        let fits = stripe_unit > 0 && object_size.is_multiple_of(stripe_unit);
         // More objects per stripe than fit an image of the largest size make no sense, and would overflow.
         if !fits || stripe_count == 0 || stripe_count > 1 << 32 {
             return Err(LayoutError::Striping { stripe_unit, stripe_count, object_size });

@@ -66,7 +66,7 @@ pub(super) fn call(
         }
         "break_lock" => {
             object.must_exist()?;
-            let locker = (input.locker.unwrap_or(caller.name()), input.cookie);
+            let locker = (input.locker.unwrap_or_else(|| caller.name()), input.cookie);
             lock.lockers.remove(&locker).ok_or(Errno::ENOENT)?;
         }
         "set_cookie" => {

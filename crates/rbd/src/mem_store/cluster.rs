@@ -208,10 +208,10 @@ impl Cluster {
     }
 
     pub(super) fn acknowledge(&mut self, gid: GlobalId, cookie: u64, notify_id: u64, answer: Bytes) {
-        if let Some(notify) = self.notifies.get_mut(&notify_id) {
-            if notify.waiting.remove(&(gid, cookie)) {
-                notify.reply.acks.push((gid, cookie, answer));
-            }
+        if let Some(notify) = self.notifies.get_mut(&notify_id)
+            && notify.waiting.remove(&(gid, cookie))
+        {
+            notify.reply.acks.push((gid, cookie, answer));
         }
         self.complete_notifies();
     }

@@ -45,7 +45,7 @@ impl MemStore {
     /// # Errors
     /// [`LayoutError`] if its layout is impossible.
     pub fn create_image(&self, image: &NewImage) -> Result<String, LayoutError> {
-        let (unit, count) = image.striping.unwrap_or((1 << image.order.min(25), 1));
+        let (unit, count) = image.striping.unwrap_or_else(|| (1 << image.order.min(25), 1));
         let layout = Layout::new(image.order, unit, count)?;
         let mut cluster = self.cluster.lock();
         let id = format!("{:x}", 0x1000_0000_0000 + cluster.next_snap().0);
