@@ -1,5 +1,3 @@
-#![allow(clippy::cast_possible_truncation, reason = "small numbers in tests")]
-
 mod driver;
 mod simulation;
 
@@ -20,7 +18,7 @@ fn owner(client: i64, watch: u64) -> LockOwner {
         cookie: format!("auto {watch}"),
         addr: EntityAddr {
             kind: AddrType::LEGACY,
-            nonce: client as u32,
+            nonce: u32::try_from(client).unwrap(),
             addr: Some("127.0.0.1:0".parse().unwrap()),
         },
     }

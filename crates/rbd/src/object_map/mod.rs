@@ -153,8 +153,9 @@ impl<S: ObjectStore> ObjectMap<S> {
         self.is_invalid() || self.state(object) != ObjectState::Nonexistent
     }
 
-    /// Whether an object must be [updated](Self::update) before it is changed in such a way. If not, submit the
-    /// change before the next `await`, so that no update can come between.
+    /// Whether an object must be [updated](Self::update) before it is changed in such a way: also while another
+    /// update of it is under way. If not, submit the change before the next `await`, so that none can come
+    /// between.
     pub(crate) fn needs_update(&self, object: u64, new: ObjectState) -> bool {
         self.inner.needs_update(&(object..object.saturating_add(1)), new)
     }
@@ -162,6 +163,9 @@ impl<S: ObjectStore> ObjectMap<S> {
     /// Changes the states of those of the objects that are in the `expected` state, if one is given
     /// ([`ObjectState::Exists`] stands for [`ObjectState::ExistsClean`] as well). Returns when it is safe to go
     /// on: the map is changed, or marked as invalid. Goes on when the future is dropped.
+    ///
+    /// Another update may have followed by the time the caller runs again. Who is about to create an object has to
+    /// look once more at its [state](Self::state); who removes one need not, the map then says that it may exist.
     ///
     /// # Errors
     /// [`ObjectMapError::Invalidate`] or [`ObjectMapError::Store`]: it is not safe to go on.
@@ -185,48 +189,6 @@ impl<S: ObjectStore> ObjectMap<S> {
             }
         }
         Ok(())
-    }
-
-    /// Fits the map to a new number of objects; new ones get the state `new`, those cut off must have it.
-    ///
-    /// # Errors
-    /// As for [`update`](Self::update).
-    pub(crate) async fn resize(&self, objects: u64, new: ObjectState) -> Result<(), ObjectMapError> {
-        let inner = &self.inner;
-        if objects > MAX_OBJECTS {
-            return Err(ObjectMapError::TooLarge { objects });
-        }
-        let result = inner.write(inner.guarded(), |op| resize_op(op, objects, new)).await;
-        inner.safe(result).await?;
-        inner.states.write().resize(objects, new);
-        Ok(())
-    }
-
-    /// Sets the state of one object in the map of a snapshot of the same image, as after a copy-up that filled in
-    /// the snapshot's object. Nothing happens if that snapshot has no map.
-    ///
-    /// # Errors
-    /// As for [`update`](Self::update).
-    pub(crate) async fn update_snapshot(
-        &self,
-        snap: SnapId,
-        object: u64,
-        new: ObjectState,
-    ) -> Result<(), ObjectMapError> {
-        let inner = &self.inner;
-        let update = Update { objects: object..object + 1, new, expected: None };
-        let map = object_name(&inner.of.image_id, snap);
-        let result =
-            inner.store.write(&map, update_op(Operation::new(), &update), &SnapContext::default()).await;
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) if error.is(Errno::ENOENT) => Ok(()),
-            Err(error @ (OpError::Blocklisted | OpError::Shutdown)) => Err(error.into()),
-            Err(error) => {
-                error!(map, %error, "could not update the object map of a snapshot, marking it as invalid");
-                inner.set_invalid_flags(snap).await.map_err(ObjectMapError::Invalidate)
-            }
-        }
     }
 
     /// Waits for updates under way and unlocks the map. Nothing may be updated any more.
@@ -404,21 +366,22 @@ impl<S: ObjectStore> Inner<S> {
     async fn invalidate(&self) -> Result<(), ObjectMapError> {
         self.invalid.store(true, Ordering::Release);
         let mut invalidated = self.invalidated.lock().await;
-        if !*invalidated {
-            self.set_invalid_flags(self.of.snap).await.map_err(ObjectMapError::Invalidate)?;
-            *invalidated = true;
+        if *invalidated {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    async fn set_invalid_flags(&self, snap: SnapId) -> Result<(), OpError> {
         let fast_diff = if self.of.fast_diff { FLAG_FAST_DIFF_INVALID } else { 0 };
         let flags = FLAG_OBJECT_MAP_INVALID | fast_diff;
         let mut input = Vec::with_capacity(24);
         (flags, flags).encode(&mut input); // values, mask
-        snap.encode(&mut input);
+        self.of.snap.encode(&mut input);
         let operation = Operation::new().call_mut("rbd", "set_flags", input);
-        self.store.write(&self.of.header_object, operation, &SnapContext::default()).await.map(drop)
+        let header = &self.of.header_object;
+        self.store
+            .write(header, operation, &SnapContext::default())
+            .await
+            .map_err(ObjectMapError::Invalidate)?;
+        *invalidated = true;
+        Ok(())
     }
 
     /// An operation that fails unless this client has the map's lock.

@@ -17,7 +17,7 @@ fn image(store: &MemStore) -> MapOf {
         store.create_image(&NewImage { name: "disk".into(), size, ..NewImage::default() }).unwrap();
     MapOf {
         header_object: format!("rbd_header.{image_id}"),
-        image_id: image_id.to_string(),
+        image_id,
         snap: SnapId::HEAD,
         objects: OBJECTS,
         invalid: false,
@@ -198,17 +198,6 @@ async fn an_image_may_be_too_large_for_a_map() {
     let of = MapOf { objects: MAX_OBJECTS + 1, ..image(&store) };
     let refused = ObjectMap::load(store.clone(), of.clone()).await.err();
     assert_eq!(refused, Some(ObjectMapError::TooLarge { objects: MAX_OBJECTS + 1 }));
-}
-
-#[tokio::test]
-async fn resizing_changes_the_stored_map() {
-    let store = MemStore::new();
-    let of = image(&store);
-    let map = ObjectMap::load(store.clone(), of.clone()).await.unwrap();
-    map.resize(100, Nonexistent).await.unwrap();
-    assert_eq!((map.len(), stored(&store, &of).await.len()), (100, 100));
-    map.resize(10, Nonexistent).await.unwrap();
-    assert_eq!((map.len(), stored(&store, &of).await.len()), (10, 10));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use rados::{Errno, OpError, Watch, WatchEvent};
+use rados::{OpError, Watch, WatchEvent};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
@@ -23,8 +23,9 @@ use crate::store::ObjectStore;
 pub use notify::{ClientId, NotifyMessage, NotifyOp};
 pub(crate) use notify::{decode_answer, encode_answer};
 
-/// Between attempts to register a lost watch again.
+/// Between attempts to register a lost watch again: at first, and at most.
 const REWATCH_DELAY: Duration = Duration::from_secs(1);
+const MAX_REWATCH_DELAY: Duration = Duration::from_secs(30);
 
 /// What an image does about notifies. All methods are called from the watch's task, in the order in which the
 /// notifies came, and must not block: start work elsewhere.
@@ -98,7 +99,7 @@ impl<S: ObjectStore> Watcher<S> {
     pub(crate) async fn unregister(self) -> Result<(), OpError> {
         let (done, ended) = oneshot::channel();
         if self.stop.send(done).is_err() {
-            return Ok(()); // the watch ended before: the image was removed, or the client blocklisted
+            return Ok(()); // the watch ended before: the client is blocklisted or shut down
         }
         ended.await.unwrap_or(Ok(()))
     }
@@ -192,6 +193,7 @@ impl<S: ObjectStore, H: WatchHandler> Task<S, H> {
     async fn rewatch(&self, old: u64) -> Option<Watch> {
         self.cookie.store(0, Ordering::Release);
         self.handler.upgrade()?.watch_lost();
+        let mut delay = REWATCH_DELAY;
         loop {
             if let Err(error) = self.store.unwatch(old).await {
                 debug!(object = %self.object, %error, "could not end the lost watch");
@@ -211,13 +213,10 @@ impl<S: ObjectStore, H: WatchHandler> Task<S, H> {
                     return None;
                 }
                 Err(OpError::Shutdown) => return None,
-                Err(error) if error.is(Errno::ENOENT) => {
-                    error!(object = %self.object, "the image was removed while it was open");
-                    return None;
-                }
                 Err(error) => {
                     warn!(object = %self.object, %error, "could not watch the header again, trying on");
-                    tokio::time::sleep(REWATCH_DELAY).await;
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(MAX_REWATCH_DELAY);
                 }
             }
         }

@@ -54,7 +54,7 @@ struct World {
 }
 
 fn id(client: usize) -> i64 {
-    client as i64 + 1
+    i64::try_from(client).unwrap() + 1
 }
 
 impl World {
@@ -98,7 +98,7 @@ impl World {
         let mut x = self.dice;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % sides as u64) as usize
+        usize::try_from((x ^ (x >> 31)) % sides as u64).unwrap()
     }
 
     fn feed(&mut self, client: usize, event: Event) {
@@ -270,7 +270,7 @@ impl World {
                 let watchers: Vec<_> = (0..self.clients.len())
                     .filter_map(|no| self.clients[no].watch.map(|watch| watcher(id(no), watch)))
                     .collect();
-                let me = GlobalId(id(client) as u64);
+                let me = GlobalId(id(client).unsigned_abs());
                 let holder = Holder::judge(info, &watchers, me, self.clients[client].watch);
                 Event::Inspected(unless_barred(Ok(())).map(|()| holder))
             }
