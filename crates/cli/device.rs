@@ -1,0 +1,193 @@
+//! An image as a block device.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use nbd_server::{BlockDevice, DeviceError, DeviceInfo, ErrorKind, Extent, ReadData, Segment, ZeroFlags};
+use rados::{Errno, IoCtx};
+use rbd::{Image, ImageError, LockError};
+use tracing::{debug, warn};
+
+use crate::report::sentence;
+use crate::text;
+
+/// An open image, served to NBD clients.
+#[derive(Debug)]
+pub(crate) struct Device {
+    image: Image<IoCtx>,
+    /// For messages: the image's full name.
+    name: String,
+    complaints: Complaints,
+}
+
+impl Device {
+    pub(crate) fn new(image: Image<IoCtx>, name: String) -> Self {
+        Self { image, name, complaints: Complaints { since: Instant::now(), next: AtomicU64::new(0) } }
+    }
+
+    /// Finishes what is under way, gives the exclusive lock back and stops watching.
+    pub(crate) async fn close(&self) {
+        self.image.close().await;
+    }
+
+    fn failed(&self, doing: &'static str, offset: u64, error: &ImageError) -> DeviceError {
+        let message = format!("{}: {}", self.name, sentence(error));
+        if self.complaints.may_complain() {
+            warn!(doing, offset, message, "request failed");
+        } else {
+            debug!(doing, offset, message, "request failed");
+        }
+        DeviceError::new(error_kind(error), message)
+    }
+}
+
+impl BlockDevice for Device {
+    fn info(&self) -> DeviceInfo {
+        let layout = self.image.layout();
+        DeviceInfo {
+            read_only: self.image.is_read_only(),
+            description: format!(
+                "rbd image {}, id {}, {} objects",
+                self.name,
+                self.image.id(),
+                text::bytes(layout.object_size())
+            ),
+            fast_zero: true,
+            ..DeviceInfo::new(self.image.size())
+        }
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<ReadData, DeviceError> {
+        match self.image.read(offset, len.into()).await {
+            Ok(data) => Ok(data.into_iter().map(segment).collect()),
+            Err(error) => Err(self.failed("read", offset, &error)),
+        }
+    }
+
+    /// What OSDs acknowledge is durable, so `fua` asks for nothing more; the same goes for the others.
+    async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), DeviceError> {
+        self.image.write(offset, data).await.map_err(|error| self.failed("write", offset, &error))
+    }
+
+    async fn flush(&self) -> Result<(), DeviceError> {
+        self.image.flush().await;
+        Ok(())
+    }
+
+    async fn trim(&self, offset: u64, len: u64, _fua: bool) -> Result<(), DeviceError> {
+        self.image.discard(offset, len).await.map_err(|error| self.failed("discard", offset, &error))
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), DeviceError> {
+        if flags.fast_only && !flags.may_unmap {
+            // Space can only be allocated by writing.
+            return Err(DeviceError::new(
+                ErrorKind::NotSupported,
+                "zeroes without a hole take as long as data",
+            ));
+        }
+        self.image
+            .write_zeroes(offset, len, flags.may_unmap)
+            .await
+            .map_err(|error| self.failed("write zeroes", offset, &error))
+    }
+
+    async fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+        max_extents: usize,
+    ) -> Result<Vec<Extent>, DeviceError> {
+        match self.image.block_status(offset, len, max_extents).await {
+            Ok(extents) => {
+                Ok(extents.into_iter().map(|e| Extent { len: e.len, hole: e.hole, zero: e.hole }).collect())
+            }
+            Err(error) => Err(self.failed("block status", offset, &error)),
+        }
+    }
+}
+
+fn segment(segment: rbd::Segment) -> Segment {
+    match segment {
+        rbd::Segment::Data(data) => Segment::Data(data),
+        rbd::Segment::Hole(len) => Segment::Hole(len),
+    }
+}
+
+/// What a client is told. A client can do nothing about most failures, and calls them I/O errors; it should try
+/// another connection only if this server is at its end.
+fn error_kind(error: &ImageError) -> ErrorKind {
+    match error {
+        ImageError::ReadOnly => ErrorKind::NotPermitted,
+        ImageError::OutOfRange { .. } => ErrorKind::Invalid,
+        ImageError::Closed | ImageError::Lock(LockError::Blocklisted | LockError::GivenUp) => {
+            ErrorKind::Shutdown
+        }
+        ImageError::Lock(
+            LockError::Refused { .. } | LockError::LockedByHand { .. } | LockError::MayNotBlocklist { .. },
+        ) => ErrorKind::NotPermitted,
+        other => match other.errno() {
+            Errno::ENOSPC | Errno::EDQUOT => ErrorKind::NoSpace,
+            Errno::EPERM | Errno::EACCES | Errno::EROFS => ErrorKind::NotPermitted,
+            Errno::EBLOCKLISTED => ErrorKind::Shutdown,
+            _ => ErrorKind::Io,
+        },
+    }
+}
+
+/// Lets a failure be logged only now and then: a guest may send thousands of requests a second into one.
+#[derive(Debug)]
+struct Complaints {
+    since: Instant,
+    /// Seconds after `since`.
+    next: AtomicU64,
+}
+
+/// Seconds.
+const BETWEEN_COMPLAINTS: u64 = 5;
+
+impl Complaints {
+    fn may_complain(&self) -> bool {
+        let now = self.since.elapsed().as_secs();
+        self.next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+                (now >= next).then_some(now + BETWEEN_COMPLAINTS)
+            })
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rados::OpError;
+
+    use super::*;
+
+    #[test]
+    fn failures_are_told_in_the_few_words_of_nbd() {
+        let op = |errno| ImageError::Op { object: "o".into(), source: OpError::Errno(errno) };
+        for (error, kind) in [
+            (ImageError::ReadOnly, ErrorKind::NotPermitted),
+            (ImageError::OutOfRange { offset: 1, len: 1, size: 1 }, ErrorKind::Invalid),
+            (ImageError::Closed, ErrorKind::Shutdown),
+            (ImageError::SnapshotGone, ErrorKind::Io),
+            (ImageError::Lock(LockError::Blocklisted), ErrorKind::Shutdown),
+            (op(Errno::ENOSPC), ErrorKind::NoSpace),
+            (op(Errno::EPERM), ErrorKind::NotPermitted),
+            (op(Errno::EINVAL), ErrorKind::Io),
+            (op(Errno::ENOENT), ErrorKind::Io),
+            (ImageError::Op { object: "o".into(), source: OpError::TimedOut }, ErrorKind::Io),
+            (ImageError::Op { object: "o".into(), source: OpError::Blocklisted }, ErrorKind::Shutdown),
+        ] {
+            assert_eq!(error_kind(&error), kind, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_failures_is_logged_once() {
+        let complaints = Complaints { since: Instant::now(), next: AtomicU64::new(0) };
+        assert!(complaints.may_complain());
+        assert!(!complaints.may_complain());
+    }
+}

@@ -1,0 +1,171 @@
+//! `info`: all about an image.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use ceph_conf::Overrides;
+use rbd::{Features, ImageDetails, ParentInfo, Snapshot};
+use serde_json::{Map, Value, json};
+
+use crate::args::{Format, ImageArgs};
+use crate::cluster::Cluster;
+use crate::report::Error;
+use crate::target::Target;
+use crate::text;
+
+pub(crate) async fn run(args: &ImageArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = Target::parse(&args.spec, overrides)?;
+    let details = Cluster::inspect(&target).await?;
+    write(&match args.format {
+        Format::Json => format!("{}\n", to_json(&details)),
+        Format::Text => to_text(&details),
+    })
+}
+
+/// Prints a result. That nobody reads it (any more) is no failure.
+pub(crate) fn write(result: &str) -> Result<(), Error> {
+    match io::stdout().write_all(result.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::Output),
+    }
+}
+
+/// The fields of `rbd info --format json`, and of `snap ls`, `status` and `lock ls`.
+fn to_json(details: &ImageDetails) -> Value {
+    let info = &details.info;
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    if let Some(name) = &info.name {
+        set("name", json!(name));
+    }
+    set("id", json!(info.id));
+    set("size", json!(info.size));
+    set("objects", json!(info.objects));
+    set("order", json!(info.order));
+    set("object_size", json!(info.object_size));
+    set("snapshot_count", json!(info.snapshot_count));
+    if let Some(pool) = &info.data_pool {
+        set("data_pool", json!(pool));
+    }
+    set("block_name_prefix", json!(info.block_name_prefix));
+    set("format", json!(info.format));
+    set("features", info.features.names().collect());
+    set("op_features", info.op_features.names().collect());
+    set("flags", info.flags.names().collect());
+    if let Some(group) = &info.group {
+        set("group", json!(group));
+    }
+    set("create_timestamp", json!(text::time(info.create_timestamp)));
+    set("access_timestamp", json!(text::time(info.access_timestamp)));
+    set("modify_timestamp", json!(text::time(info.modify_timestamp)));
+    if let Some(protected) = info.protected {
+        set("protected", json!(protected.to_string()));
+    }
+    if let Some(limit) = info.snapshot_limit {
+        set("snapshot_limit", json!(limit));
+    }
+    if let Some(parent) = &info.parent {
+        set("parent", parent_json(parent));
+    }
+    if let (Some(unit), Some(count)) = (info.stripe_unit, info.stripe_count) {
+        set("stripe_unit", json!(unit));
+        set("stripe_count", json!(count));
+    }
+    if info.features.contains(Features::JOURNALING) {
+        set("journal", json!(info.id));
+    }
+    set("snapshots", details.snapshots.iter().rev().map(snapshot_json).collect());
+    set("watchers", text::watchers_json(&details.watchers));
+    set("lock", text::lock_json(details.lock_owner.as_ref()));
+    fields.into()
+}
+
+fn parent_json(parent: &ParentInfo) -> Value {
+    json!({
+        "pool": parent.pool,
+        "pool_namespace": parent.pool_namespace,
+        "image": parent.image,
+        "id": parent.id,
+        "snapshot": parent.snapshot,
+        "trash": parent.trash,
+        "overlap": parent.overlap,
+    })
+}
+
+fn snapshot_json(snapshot: &Snapshot) -> Value {
+    json!({
+        "id": snapshot.id.0,
+        "name": snapshot.name,
+        "size": snapshot.size,
+        "protected": snapshot.protected.to_string(),
+        "timestamp": text::time(snapshot.timestamp),
+    })
+}
+
+/// `POOL/[NAMESPACE/]IMAGE@SNAPSHOT` of a parent.
+pub(crate) fn parent_name(parent: &ParentInfo) -> String {
+    let ParentInfo { pool, pool_namespace, image, snapshot, .. } = parent;
+    let separator = if pool_namespace.is_empty() { "" } else { "/" };
+    format!("{pool}/{pool_namespace}{separator}{image}@{snapshot}")
+}
+
+/// The lines of `rbd info`, and then snapshots, watchers and the lock.
+fn to_text(details: &ImageDetails) -> String {
+    let info = &details.info;
+    let mut lines = vec![
+        format!("size {} in {} objects", text::bytes(info.size), info.objects),
+        format!("order {} ({} objects)", info.order, text::bytes(info.object_size)),
+        format!("snapshot_count: {}", info.snapshot_count),
+        format!("id: {}", info.id),
+    ];
+    lines.extend(info.data_pool.as_ref().map(|pool| format!("data_pool: {pool}")));
+    lines.extend([
+        format!("block_name_prefix: {}", info.block_name_prefix),
+        format!("format: {}", info.format),
+        format!("features: {}", info.features),
+        format!("op_features: {}", info.op_features),
+        format!("flags: {}", info.flags),
+    ]);
+    lines.extend(info.group.as_ref().map(|group| format!("group: {group}")));
+    lines.extend([
+        format!("create_timestamp: {}", text::time(info.create_timestamp)),
+        format!("access_timestamp: {}", text::time(info.access_timestamp)),
+        format!("modify_timestamp: {}", text::time(info.modify_timestamp)),
+    ]);
+    if let Some(protected) = info.protected {
+        lines.push(format!("protected: {}", if protected { "True" } else { "False" }));
+    }
+    lines.extend(info.snapshot_limit.map(|limit| format!("snapshot_limit: {limit}")));
+    if let Some(parent) = &info.parent {
+        let trash = if parent.trash { format!(" (trash {})", parent.id) } else { String::new() };
+        lines.push(format!("parent: {}{trash}", parent_name(parent)));
+        lines.push(format!("overlap: {}", text::bytes(parent.overlap)));
+    }
+    if let (Some(unit), Some(count)) = (info.stripe_unit, info.stripe_count) {
+        lines.push(format!("stripe unit: {}", text::bytes(unit)));
+        lines.push(format!("stripe count: {count}"));
+    }
+    if info.features.contains(Features::JOURNALING) {
+        lines.push(format!("journal: {}", info.id));
+    }
+
+    let mut text = format!("rbd image '{}':\n", info.name.as_deref().unwrap_or_default());
+    for line in lines {
+        let _ = writeln!(text, "\t{}", line);
+    }
+    text += &snapshots(&details.snapshots);
+    text + &text::watchers(&details.watchers) + &text::lock(details.lock_owner.as_ref())
+}
+
+fn snapshots(snapshots: &[Snapshot]) -> String {
+    if snapshots.is_empty() {
+        return "Snapshots: none\n".to_owned();
+    }
+    let mut text = "Snapshots:\n".to_owned();
+    for snapshot in snapshots.iter().rev() {
+        let protected = if snapshot.protected { " protected" } else { "" };
+        let (size, time) = (text::bytes(snapshot.size), text::time(snapshot.timestamp));
+        let _ = writeln!(text, "\t{} {} {size}{protected} {time}", snapshot.id, snapshot.name);
+    }
+    text
+}

@@ -1,0 +1,128 @@
+//! `ls`: the images of a pool.
+
+use ceph_conf::Overrides;
+use futures::{StreamExt, TryStreamExt, stream};
+use rados::IoCtx;
+use rbd::{Image, ImageDetails, OpenError, OpenOptions};
+use serde_json::{Value, json};
+
+use crate::args::{Format, LsArgs};
+use crate::cluster::Cluster;
+use crate::report::Error;
+use crate::{info, text};
+
+/// Images that are looked at at the same time.
+const AT_ONCE: usize = 32;
+
+pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+    let (name, namespace) = match args.pool.split_once('/') {
+        Some((name, namespace)) => (name, Some(namespace)),
+        None => (args.pool.as_str(), None),
+    };
+    let cluster = Cluster::connect(overrides).await?;
+    let pool = cluster.pool_by_name(name, namespace).await?;
+    let failed = |source| Error::List { pool: name.to_owned(), user: cluster.user().to_owned(), source };
+    let names: Vec<_> =
+        rbd::list_images(&pool).await.map_err(failed)?.into_iter().map(|image| image.name).collect();
+    if !args.long {
+        return info::write(&match args.format {
+            Format::Json => format!("{}\n", json!(names)),
+            Format::Text => names.iter().map(|name| format!("{name}\n")).collect(),
+        });
+    }
+
+    let images: Vec<ImageDetails> = stream::iter(names)
+        .map(|name| inspect(&pool, name))
+        .buffered(AT_ONCE)
+        .try_filter_map(async |details| Ok(details))
+        .try_collect()
+        .await
+        .map_err(|(image, source)| Error::Open {
+            spec: ceph_conf::ImageSpec {
+                pool: name.to_owned(),
+                namespace: namespace.map(str::to_owned),
+                image,
+                snapshot: None,
+            },
+            user: cluster.user().to_owned(),
+            source: Box::new(source),
+        })?;
+    let lines: Vec<Line<'_>> = images.iter().flat_map(lines).collect();
+    info::write(&match args.format {
+        Format::Json => format!("{}\n", lines.iter().map(Line::to_json).collect::<Value>()),
+        Format::Text => {
+            let rows: Vec<_> = lines.iter().map(Line::to_row).collect();
+            text::table(["NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK"], &rows)
+        }
+    })
+}
+
+/// An image; none if it was removed after the list was made.
+async fn inspect(pool: &IoCtx, name: String) -> Result<Option<ImageDetails>, (String, OpenError)> {
+    match Image::inspect(pool, &OpenOptions::image(&name).read_only()).await {
+        Ok(details) => Ok(Some(details)),
+        Err(OpenError::NoImage { .. }) => Ok(None),
+        Err(error) => Err((name, error)),
+    }
+}
+
+/// An image or a snapshot.
+struct Line<'a> {
+    image: &'a ImageDetails,
+    snapshot: Option<&'a rbd::Snapshot>,
+}
+
+/// Ceph: `do_list` in `src/tools/rbd/action/List.cc`: the image, then its snapshots from the oldest on.
+fn lines(image: &ImageDetails) -> impl Iterator<Item = Line<'_>> {
+    let snapshots = image.snapshots.iter().rev().filter(|s| s.namespace == rbd::SnapshotNamespace::User);
+    std::iter::once(None).chain(snapshots.map(Some)).map(move |snapshot| Line { image, snapshot })
+}
+
+impl Line<'_> {
+    fn name(&self) -> &str {
+        self.image.info.name.as_deref().unwrap_or_default()
+    }
+
+    fn size(&self) -> u64 {
+        self.snapshot.map_or(self.image.info.size, |snapshot| snapshot.size)
+    }
+
+    fn to_json(&self) -> Value {
+        let info = &self.image.info;
+        let mut line =
+            json!({ "image": self.name(), "id": info.id, "size": self.size(), "format": info.format });
+        if let Some(parent) = &info.parent {
+            line["parent"] = json!({
+                "pool": parent.pool,
+                "pool_namespace": parent.pool_namespace,
+                "image": parent.image,
+                "snapshot": parent.snapshot,
+            });
+        }
+        if let Some(snapshot) = self.snapshot {
+            line["snapshot"] = json!(snapshot.name);
+            line["snapshot_id"] = json!(snapshot.id.0);
+            line["protected"] = json!(snapshot.protected.to_string());
+        } else if self.image.lock_owner.is_some() {
+            line["lock_type"] = json!("exclusive");
+        }
+        line
+    }
+
+    fn to_row(&self) -> [String; 6] {
+        let name = match self.snapshot {
+            Some(snapshot) => format!("{}@{}", self.name(), snapshot.name),
+            None => self.name().to_owned(),
+        };
+        let protected = self.snapshot.is_some_and(|snapshot| snapshot.protected);
+        let locked = self.snapshot.is_none() && self.image.lock_owner.is_some();
+        [
+            name,
+            text::bytes(self.size()),
+            self.image.info.parent.as_ref().map(info::parent_name).unwrap_or_default(),
+            self.image.info.format.to_string(),
+            if protected { "yes" } else { "" }.to_owned(),
+            if locked { "excl" } else { "" }.to_owned(),
+        ]
+    }
+}

@@ -1,0 +1,250 @@
+//! What is said when something does not work: one sentence, and what to do about it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ceph_conf::{ArgsError, ConfigError, EntityError, ImageSpec, LoadError, QemuError, SpecError};
+use rados::{ConnectError, Errno, OpError};
+use rbd::{Features, OpenError};
+use thiserror::Error;
+
+/// Why the program ends without having done what it should.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    QemuName(#[from] QemuError),
+    #[error("--export-name is for a single image, and {count} are to be served")]
+    OneNameForMany { count: usize },
+    #[error("two exports would be called '{name}'")]
+    SameName { name: String },
+    #[error("--listen {text} is no address of the form ADDR:PORT")]
+    Address {
+        text: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "refusing to listen on {text}, which other hosts reach: there is no TLS yet, so whoever connects could read \
+         and write the images"
+    )]
+    NotLoopback { text: String },
+
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    #[error("cannot connect to the cluster as {user}")]
+    Connect { user: String, source: Box<ConnectError> },
+    #[error("there is no pool {pool}")]
+    NoPool { pool: String },
+    #[error("cannot look up pool {pool}")]
+    Pool { pool: String, source: OpError },
+    #[error("cannot open {spec} as {user}")]
+    Open { spec: ImageSpec, user: String, source: Box<OpenError> },
+    #[error("cannot list the images of {pool} as {user}")]
+    List { pool: String, user: String, source: OpError },
+
+    #[error("no default place for a unix socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set")]
+    NoRuntimeDir,
+    #[error("cannot make the directory {}", path.display())]
+    RuntimeDir { path: PathBuf, source: io::Error },
+    #[error("the socket {} is in use by another process", path.display())]
+    SocketBusy { path: PathBuf },
+    #[error("{} exists and is no socket", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("cannot listen on {place}")]
+    Listen { place: String, source: io::Error },
+    #[error("cannot start the event loop")]
+    Runtime(#[source] io::Error),
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+    #[error("cannot write the result")]
+    Output(#[source] io::Error),
+}
+
+impl Error {
+    /// 2 if the command line has to change, else 1.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Spec(_)
+            | Self::QemuName(_)
+            | Self::OneNameForMany { .. }
+            | Self::SameName { .. }
+            | Self::Address { .. }
+            | Self::NotLoopback { .. } => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// What the user can do about it, if anything.
+    pub(crate) fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::OneNameForMany { .. } => "leave it out, each image is then called as given".into(),
+            Self::SameName { .. } => "name each image once".into(),
+            Self::NotLoopback { .. } => {
+                "use a unix socket or a loopback address, or insist with --insecure-listen on a network you trust"
+                    .into()
+            }
+            Self::Config(LoadError::NotFound { .. }) => {
+                "give the file with --conf, or `--conf /dev/null` and --mon-host for none".into()
+            }
+            Self::Config(LoadError::Config(ConfigError::Name(error))) => return name_help(error),
+            Self::Config(LoadError::Config(ConfigError::Args(ArgsError::Name(error)))) => {
+                return name_help(error);
+            }
+            Self::Connect { source, .. } => return source.help(),
+            Self::NoPool { .. } => "see the pools with `ceph osd lspools`".into(),
+            Self::Open { spec, user, source } => return open_help(spec, user, source),
+            Self::List { pool, user, source } if denied(source) => caps_help(user, pool),
+            Self::NoRuntimeDir => "name one with --socket".into(),
+            Self::RuntimeDir { .. } => "name another place with --socket".into(),
+            Self::SocketBusy { .. } => "stop that process, or name another socket with --socket".into(),
+            Self::NotASocket { .. } => "remove it, or name another path with --socket".into(),
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "stop the process that uses it, or choose another".into()
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn name_help(error: &EntityError) -> Option<String> {
+    error.help()
+}
+
+fn open_help(spec: &ImageSpec, user: &str, error: &OpenError) -> Option<String> {
+    let image = ImageSpec { snapshot: None, ..spec.clone() };
+    Some(match error {
+        OpenError::NoImage { .. } => match &spec.namespace {
+            Some(namespace) => format!(
+                "see the images with `rbd ls {0}/{namespace}`, and the namespaces with `rbd namespace ls {0}`",
+                spec.pool
+            ),
+            None => format!("see the images with `rbd ls {}`", spec.pool),
+        },
+        OpenError::NoSnapshot { .. } => format!("see the snapshots with `rbd snap ls {image}`"),
+        OpenError::FormatV1 { .. } => format!("copy it to an image of format 2: `rbd cp {image} NEW`"),
+        OpenError::Clone { .. } => format!("copy the parent's data into it: `rbd flatten {image}`"),
+        OpenError::Feature { features, .. } => return feature_help(&image, *features),
+        OpenError::Op { source, .. } if denied(source) => caps_help(user, &spec.pool),
+        other => return other.help(),
+    })
+}
+
+fn feature_help(image: &ImageSpec, features: Features) -> Option<String> {
+    Some(if features.contains(Features::JOURNALING) {
+        format!("serve it with --read-only, or drop it: `rbd feature disable {image} journaling`")
+    } else if features.contains(Features::MIGRATING) {
+        format!("finish the migration: `rbd migration commit {image}`, or abort it")
+    } else if features.contains(Features::NON_PRIMARY) {
+        format!("serve it with --read-only, or promote it: `rbd mirror image promote {image}`")
+    } else if features.contains(Features::DIRTY_CACHE) {
+        format!("on the host that wrote it last: `rbd persistent-cache flush {image}`")
+    } else {
+        return None;
+    })
+}
+
+fn denied(error: &OpError) -> bool {
+    error.is(Errno::EPERM) || error.is(Errno::EACCES)
+}
+
+fn caps_help(user: &str, pool: &str) -> String {
+    format!(
+        "grant {user} the caps mon 'profile rbd' osd 'profile rbd pool={pool}' (rbd-read-only is enough for --read-only)"
+    )
+}
+
+/// Prints an error to standard error.
+pub(crate) fn print(error: &Error) {
+    eprintln!("rbd-nbd-rs: {}", sentence(error));
+    if let Some(help) = error.help() {
+        eprintln!("help: {}", one_line(&help));
+    }
+}
+
+/// An error and its causes as one line.
+pub(crate) fn sentence(error: &dyn StdError) -> String {
+    let mut text = one_line(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = one_line(&error.to_string());
+        // Some errors already say what caused them.
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> ImageSpec {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_error_is_a_sentence_with_its_causes() {
+        let source = Box::new(OpenError::Op {
+            image: "image".into(),
+            action: "read the header",
+            source: OpError::Errno(Errno::EPERM),
+        });
+        let error = Error::Open { spec: spec("p/n/image@s"), user: "client.qemu".into(), source };
+        assert_eq!(
+            sentence(&error),
+            format!(
+                "cannot open p/n/image@s as client.qemu: cannot read the header of image image: {}",
+                Errno::EPERM
+            )
+        );
+        let help = error.help().unwrap();
+        assert!(help.contains("client.qemu") && help.contains("pool=p'"), "{help}");
+    }
+
+    #[test]
+    fn advice_can_be_pasted() {
+        let feature =
+            OpenError::Feature { image: "i".into(), features: Features::JOURNALING, read_only: false };
+        let help = open_help(&spec("p/n/i"), "client.a", &feature).unwrap();
+        assert!(help.contains("`rbd feature disable p/n/i journaling`"), "{help}");
+        let missing = OpenError::NoSnapshot { image: "i".into(), snapshot: "s".into() };
+        let help = open_help(&spec("p/i@s"), "client.a", &missing).unwrap();
+        assert!(help.contains("`rbd snap ls p/i`"), "{help}");
+    }
+
+    #[test]
+    fn a_user_without_type_is_explained() {
+        let error = Error::Config(LoadError::Config(ConfigError::Name(EntityError { name: "qemu".into() })));
+        assert!(sentence(&error).contains("'qemu' is not of the form TYPE.ID"), "{}", sentence(&error));
+        assert_eq!(error.help().as_deref(), Some("use --id qemu or --name client.qemu"));
+    }
+
+    #[test]
+    fn what_a_user_got_wrong_in_the_command_is_told_apart_from_what_failed() {
+        let usage = Error::OneNameForMany { count: 2 };
+        assert_eq!(usage.exit_code(), ExitCode::from(2));
+        assert_eq!(Error::NoRuntimeDir.exit_code(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn causes_are_not_repeated() {
+        #[derive(Debug, Error)]
+        #[error("a: {0}")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, Error)]
+        #[error("b\nc")]
+        struct Inner;
+        assert_eq!(sentence(&Outer(Inner)), "a: b c");
+    }
+}

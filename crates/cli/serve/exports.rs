@@ -1,0 +1,78 @@
+//! The exports, by name.
+
+use std::future::{self, Future};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use nbd_server::{BlockDevice, ExportError, ExportInfo, Exports, Opened};
+
+use super::shard::Shard;
+use crate::device::Device;
+
+/// An open image with the name by which clients know it.
+#[derive(Debug)]
+pub(super) struct Export {
+    pub(super) name: String,
+    pub(super) device: Arc<Device>,
+    /// Where it is served.
+    pub(super) shard: Shard,
+}
+
+impl Export {
+    /// Closes the image.
+    pub(super) async fn close(&self) {
+        let device = Arc::clone(&self.device);
+        self.shard.run(async move { device.close().await }).await;
+    }
+}
+
+/// All exports, in the order of the command line.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Vec<Arc<Export>>);
+
+impl Registry {
+    pub(super) fn new(exports: Vec<Export>) -> Self {
+        Self(exports.into_iter().map(Arc::new).collect())
+    }
+
+    /// Each export's name, and whether it is read-only.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.0.iter().map(|export| (export.name.as_str(), export.device.info().read_only))
+    }
+
+    /// Closes all images: gives exclusive locks back and stops watching.
+    pub(super) async fn close(&self) {
+        join_all(self.0.iter().map(|export| export.close())).await;
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<Export>> {
+        match self.0.as_slice() {
+            // An export may have the empty name itself; then it is the only one, or meant.
+            [only] if name.is_empty() => Some(only),
+            all => all.iter().find(|export| export.name == name),
+        }
+    }
+}
+
+impl Exports for Registry {
+    type Export = Arc<Export>;
+
+    fn open(&self, name: &str) -> impl Future<Output = Result<Opened<Arc<Export>>, ExportError>> + Send {
+        future::ready(match self.find(name) {
+            Some(export) => Ok(Opened {
+                name: export.name.clone(),
+                info: export.device.info(),
+                export: Arc::clone(export),
+            }),
+            None => Err(ExportError::Unknown { name: name.to_owned() }),
+        })
+    }
+
+    fn list(&self) -> impl Future<Output = Result<Vec<ExportInfo>, ExportError>> + Send {
+        let info = |export: &Arc<Export>| ExportInfo {
+            name: export.name.clone(),
+            description: export.device.info().description,
+        };
+        future::ready(Ok(self.0.iter().map(info).collect()))
+    }
+}

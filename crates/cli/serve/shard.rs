@@ -1,0 +1,149 @@
+//! Shards: event loops that share nothing, each with exports, a client instance and connections to OSDs of its own.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use ceph_conf::Overrides;
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::exports::Export;
+use super::runtime;
+use crate::cluster::Cluster;
+use crate::device::Device;
+use crate::report::Error;
+use crate::target::Target;
+
+/// Images that are opened at the same time, on each shard.
+const AT_ONCE: usize = 16;
+
+/// One event loop. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Shard(Handle);
+
+impl Shard {
+    /// Runs a future on the shard, and waits for its result.
+    pub(super) async fn run<F>(&self, future: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        match self.0.spawn(future).await {
+            Ok(output) => output,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => unreachable!("a shard ends after all that runs on it"),
+        }
+    }
+}
+
+/// All shards. When this is dropped they end.
+#[derive(Debug)]
+pub(super) struct Shards {
+    shards: Vec<Shard>,
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    stop: Option<oneshot::Sender<()>>,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Shards {
+    /// Starts as many as were asked for, or else as there are CPUs for the exports. A single one is the caller's own
+    /// event loop.
+    pub(super) fn start(wanted: Option<usize>, exports: usize) -> Result<Self, Error> {
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        let count = wanted.unwrap_or(cpus).min(exports);
+        let mut started = Self { shards: Vec::new(), threads: Vec::new() };
+        if count <= 1 {
+            started.shards.push(Shard(Handle::current()));
+            return Ok(started);
+        }
+        for number in 0..count {
+            let (handle, thread) = start_thread(number)?;
+            started.shards.push(Shard(handle));
+            started.threads.push(thread);
+        }
+        Ok(started)
+    }
+
+    /// Opens all images, spread over the shards. Either all are open afterwards, or none is.
+    pub(super) async fn open(&self, targets: Vec<Target>, read_only: bool) -> Result<Vec<Export>, Error> {
+        let mut by_shard: Vec<Vec<(usize, Target)>> = vec![Vec::new(); self.shards.len()];
+        for (number, target) in targets.into_iter().enumerate() {
+            by_shard[number % self.shards.len()].push((number, target));
+        }
+        let opening = self.shards.iter().zip(by_shard).map(|(shard, targets)| async move {
+            let opened = shard.run(open_all(targets, read_only)).await;
+            opened.into_iter().map(|result| {
+                let (number, name, device) = result?;
+                Ok((number, Export { name, device: Arc::new(device), shard: shard.clone() }))
+            })
+        });
+        let (mut opened, mut failed) = (Vec::new(), None);
+        for result in join_all(opening).await.into_iter().flatten() {
+            match result {
+                Ok(export) => opened.push(export),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(error) = failed {
+            join_all(opened.iter().map(|(_, export)| export.close())).await;
+            return Err(error);
+        }
+        opened.sort_by_key(|(number, _)| *number);
+        Ok(opened.into_iter().map(|(_, export)| export).collect())
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(Err(panic)) = self.join.take().map(JoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn start_thread(number: usize) -> Result<(Handle, Thread), Error> {
+    let runtime = runtime()?;
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = move || {
+        // Dropping the sender is the sign.
+        let _ = runtime.block_on(stopped);
+    };
+    let join = thread::Builder::new().name(format!("shard {number}")).spawn(run).map_err(Error::Runtime)?;
+    Ok((handle, Thread { stop: Some(stop), join: Some(join) }))
+}
+
+/// Opens images, with one client instance for each cluster and user. Must run on the shard.
+async fn open_all(
+    targets: Vec<(usize, Target)>,
+    read_only: bool,
+) -> Vec<Result<(usize, String, Device), Error>> {
+    let mut clusters: Vec<(Overrides, Cluster)> = Vec::new();
+    let mut opening = Vec::new();
+    for (number, target) in targets {
+        let cluster = match clusters.iter().find(|(overrides, _)| *overrides == target.overrides) {
+            Some((_, cluster)) => cluster.clone(),
+            None => match Cluster::connect(&target.overrides).await {
+                Ok(cluster) => {
+                    clusters.push((target.overrides.clone(), cluster.clone()));
+                    cluster
+                }
+                Err(error) => return vec![Err(error)],
+            },
+        };
+        opening.push(async move {
+            let image = cluster.open(&target, read_only).await?;
+            let device = Device::new(image, target.spec.to_string());
+            Ok((number, target.name, device))
+        });
+    }
+    stream::iter(opening).buffered(AT_ONCE).collect().await
+}
