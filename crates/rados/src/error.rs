@@ -16,6 +16,11 @@ pub enum OpError {
     /// The cluster has blocklisted this client instance; nothing it sends is accepted any more.
     #[error("the cluster has blocklisted this client")]
     Blocklisted,
+    /// The monitors do not accept this client instance as itself any more, though they accept its user: it
+    /// was away for longer than its ticket is good for. Its watches and locks are not its own any more; only
+    /// a new instance can go on.
+    #[error("the monitors do not recognise this client instance any more")]
+    IdentityLost,
     /// The pool does not exist (any more).
     #[error("pool {0} does not exist")]
     NoPool(ceph_codec::PoolId),
@@ -36,7 +41,7 @@ impl OpError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Errno(errno) => *errno,
-            Self::Blocklisted | Self::Shutdown => Errno::EBLOCKLISTED,
+            Self::Blocklisted | Self::IdentityLost | Self::Shutdown => Errno::EBLOCKLISTED,
             Self::NoPool(_) => Errno::ENOENT,
             Self::Malformed(_) => Errno::EIO,
             Self::TimedOut => Errno::ETIMEDOUT,

@@ -108,7 +108,8 @@ impl IoCtx {
         }
     }
 
-    /// Starts to watch an object. The watch ends with [`unwatch`](Self::unwatch), not when it is dropped.
+    /// Starts to watch an object. The watch ends with [`unwatch`](Self::unwatch), not when it is dropped. If
+    /// the future is dropped there is no watch.
     ///
     /// # Errors
     /// [`OpError`], such as `ENOENT` if there is no such object or `EPERM` if the user may not write.
@@ -125,7 +126,10 @@ impl IoCtx {
             core.state.lock().watches.insert(cookie, watcher);
             cookie
         };
-        match answer(receiver.await) {
+        let unfinished = Unfinished { ioctx: self, cookie };
+        let registered = answer(receiver.await);
+        std::mem::forget(unfinished);
+        match registered {
             Ok(_) => Ok(Watch { cookie, events: inbox }),
             Err(error) => {
                 self.client.core.state.lock().watches.remove(&cookie);
@@ -140,10 +144,19 @@ impl IoCtx {
     /// `ENOTCONN` if there is no such watch; [`OpError`] if the OSD could not be told. It then forgets the
     /// watch by itself, within half a minute.
     pub async fn unwatch(&self, cookie: u64) -> Result<(), OpError> {
+        match self.submit_unwatch(cookie) {
+            Some(unwatched) => unwatched.await.map(drop),
+            None => Err(OpError::Errno(crate::Errno::ENOTCONN)),
+        }
+    }
+
+    /// Forgets a watch at once; the future ends when the OSD has, too. `None` if there is no such watch.
+    fn submit_unwatch(
+        &self,
+        cookie: u64,
+    ) -> Option<impl Future<Output = Result<OpReply, OpError>> + Send + use<>> {
         let core = &self.client.core;
-        let Some(watcher) = core.state.lock().watches.remove(&cookie) else {
-            return Err(OpError::Errno(crate::Errno::ENOTCONN));
-        };
+        let watcher = core.state.lock().watches.remove(&cookie)?;
         core.with_objecter(|objecter| objecter.forget_watch(cookie));
         let request = Request {
             object: watcher.object,
@@ -152,7 +165,7 @@ impl IoCtx {
             snap: SnapId::HEAD,
             snapc: SnapContext::default(),
         };
-        self.submit(request).await.map(drop)
+        Some(self.submit(request))
     }
 
     /// Sends `payload` to all watchers of an object and waits for their answers, at most about `timeout`.
@@ -186,6 +199,19 @@ impl IoCtx {
     ) -> Result<(), OpError> {
         let operation = Operation::new().push(OpKind::NotifyAck { notify_id, cookie, payload: answer });
         self.read(object, operation, SnapId::HEAD).await.map(drop)
+    }
+}
+
+/// A watch whose registration nobody waits for any more.
+struct Unfinished<'a> {
+    ioctx: &'a IoCtx,
+    cookie: u64,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // The registration may be under way, and is followed by its end.
+        drop(self.ioctx.submit_unwatch(self.cookie));
     }
 }
 

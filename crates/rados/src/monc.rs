@@ -6,7 +6,7 @@
 //!
 //! Ceph: `src/mon/MonClient.cc`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, EntityAddr, Epoch, Tid, Uuid};
@@ -27,8 +27,8 @@ pub(crate) enum MonEvent<C> {
     AuthReply(AuthReply),
     /// A command has ended.
     Command { completion: C, ack: CommandAck, output: Bytes },
-    /// The newest epoch of the OSDMap.
-    NewestEpoch(Epoch),
+    /// The newest epoch of the OSDMap when this question, and all before it, had been asked.
+    NewestEpoch { question: u64, epoch: Epoch },
 }
 
 #[derive(Debug)]
@@ -45,7 +45,10 @@ pub(crate) struct MonClient<C> {
     hostname: String,
     subscriptions: BTreeMap<&'static str, Subscription>,
     commands: BTreeMap<u64, Command<C>>,
-    wants_newest_epoch: bool,
+    /// Questions for the newest epoch that are not answered yet.
+    questions: BTreeSet<u64>,
+    /// A full OSDMap was asked for because what came was of no use.
+    asked_full_osdmap: bool,
     last_tid: u64,
     connected: bool,
     outbox: VecDeque<Message>,
@@ -64,7 +67,8 @@ impl<C> MonClient<C> {
             hostname,
             subscriptions,
             commands: BTreeMap::new(),
-            wants_newest_epoch: false,
+            questions: BTreeSet::new(),
+            asked_full_osdmap: false,
             last_tid: 0,
             connected: false,
             outbox: VecDeque::new(),
@@ -87,8 +91,9 @@ impl<C> MonClient<C> {
         self.connected = true;
         self.outbox.clear();
         self.push_subscriptions();
-        if self.wants_newest_epoch {
-            self.push_get_version();
+        self.asked_full_osdmap = false;
+        for question in self.questions.clone() {
+            self.push_get_version(question);
         }
         let tids: Vec<u64> = self.commands.keys().copied().collect();
         for tid in tids {
@@ -109,25 +114,41 @@ impl<C> MonClient<C> {
 
     /// The OSDMap up to `epoch` is here: from now on later ones are wanted.
     pub(crate) fn have_osdmap(&mut self, epoch: Epoch) {
+        self.asked_full_osdmap = false;
         // Only remembered for the next session; this one's monitor goes on by itself.
         self.subscriptions.insert(OSDMAP, Subscription { start: u64::from(epoch.0) + 1, once: false });
     }
 
-    /// Asks for maps from `start` on; 0 asks for a full one. For when what came could not be used.
-    pub(crate) fn request_osdmap(&mut self, start: Option<Epoch>) {
-        let start = start.map_or(0, |epoch| u64::from(epoch.0));
+    /// Asks for maps from `start` on. For when some are missing.
+    pub(crate) fn request_osdmap(&mut self, start: Epoch) {
+        self.subscribe_osdmap(u64::from(start.0));
+    }
+
+    /// Asks for a full map. For when what came could not be used. If what comes then cannot be used either,
+    /// asking again waits for the next session: no answer would be better.
+    pub(crate) fn request_full_osdmap(&mut self) {
+        if !std::mem::replace(&mut self.asked_full_osdmap, true) {
+            self.subscribe_osdmap(0);
+        }
+    }
+
+    fn subscribe_osdmap(&mut self, start: u64) {
         self.subscriptions.insert(OSDMAP, Subscription { start, once: false });
         if self.connected {
             self.push_subscriptions();
         }
     }
 
-    /// Asks for the newest epoch of the OSDMap.
-    pub(crate) fn request_newest_epoch(&mut self) {
-        self.wants_newest_epoch = true;
+    /// Asks for the newest epoch of the OSDMap; returns the number of the question. The answer to a later
+    /// question answers all before it, not the other way round.
+    pub(crate) fn request_newest_epoch(&mut self) -> u64 {
+        self.last_tid += 1;
+        let question = self.last_tid;
+        self.questions.insert(question);
         if self.connected {
-            self.push_get_version();
+            self.push_get_version(question);
         }
+        question
     }
 
     /// Sends a command, JSON as the `ceph` tool sends it.
@@ -171,8 +192,13 @@ impl<C> MonClient<C> {
             kind::AUTH_REPLY => Some(MonEvent::AuthReply(AuthReply::decode_from(front)?)),
             kind::MON_GET_VERSION_REPLY => {
                 let reply = VersionReply::decode_from(front)?;
-                self.wants_newest_epoch = false;
-                Some(MonEvent::NewestEpoch(Epoch(u32::try_from(reply.newest).unwrap_or(u32::MAX))))
+                let question = reply.handle;
+                if !self.questions.contains(&question) {
+                    return Ok(None);
+                }
+                self.questions = self.questions.split_off(&(question + 1));
+                let epoch = Epoch(u32::try_from(reply.newest).unwrap_or(u32::MAX));
+                Some(MonEvent::NewestEpoch { question, epoch })
             }
             kind::MON_COMMAND_ACK => {
                 let ack = CommandAck::decode_from(front)?;
@@ -191,9 +217,7 @@ impl<C> MonClient<C> {
         self.push(kind::MON_SUBSCRIBE, 3, 1, Tid(0), front);
     }
 
-    fn push_get_version(&mut self) {
-        self.last_tid += 1;
-        let handle = self.last_tid;
+    fn push_get_version(&mut self, handle: u64) {
         self.push(kind::MON_GET_VERSION, 1, 1, Tid(handle), encode_get_version(handle, OSDMAP));
     }
 
@@ -255,7 +279,38 @@ mod tests {
         let mut monc = MonClient::<u8>::new(String::new());
         monc.have_osdmap(Epoch(41));
         assert_eq!(monc.subscriptions[OSDMAP].start, 42);
-        monc.request_osdmap(None);
+        monc.request_full_osdmap();
         assert_eq!(monc.subscriptions[OSDMAP].start, 0, "a full map");
+    }
+
+    #[test]
+    fn a_full_map_that_is_of_no_use_is_not_asked_for_again_and_again() {
+        let mut monc = MonClient::<u8>::new(String::new());
+        monc.session_opened();
+        kinds(&mut monc);
+        monc.request_full_osdmap();
+        monc.request_full_osdmap();
+        assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE]);
+        monc.have_osdmap(Epoch(3));
+        monc.request_full_osdmap();
+        assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE], "those were other maps");
+    }
+
+    #[test]
+    fn an_answer_counts_for_earlier_questions_only() {
+        let answer = |handle: u64| Message {
+            kind: kind::MON_GET_VERSION_REPLY,
+            front: [handle, 9, 1].iter().flat_map(|n: &u64| n.to_le_bytes()).collect::<Vec<_>>().into(),
+            ..Message::default()
+        };
+        let mut monc = MonClient::<u8>::new(String::new());
+        monc.session_opened();
+        let (first, second, third) =
+            (monc.request_newest_epoch(), monc.request_newest_epoch(), monc.request_newest_epoch());
+        let event = monc.handle_message(answer(second)).unwrap();
+        assert!(matches!(event, Some(MonEvent::NewestEpoch { question, .. }) if question == second));
+        assert!(monc.handle_message(answer(first)).unwrap().is_none(), "answered already");
+        assert!(monc.handle_message(answer(third)).unwrap().is_some());
+        assert!(monc.handle_message(answer(99)).unwrap().is_none(), "nobody asked that");
     }
 }

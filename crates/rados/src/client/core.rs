@@ -3,15 +3,16 @@
 //! Everything here is quick: state machines are fed under one short lock, and their outputs are handed to
 //! channels and outboxes. No lock is held across an `.await`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, Tid, Utime};
+use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, Tid, Utime};
 use ceph_msgr::{Message, priority};
 use ceph_osdmap::OsdMap;
 use parking_lot::Mutex;
+use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::error::OpError;
@@ -20,7 +21,7 @@ use crate::messages::mon::{CommandAck, OsdMaps};
 use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
 use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent};
-use crate::net::{Dialer, Outbox, Proof, random};
+use crate::net::{Dialer, LinkError, Outbox, Proof, random};
 use crate::objecter::{Action, Objecter, SessionId};
 use crate::op::OpReply;
 use crate::watch::WatchEvent;
@@ -32,6 +33,22 @@ use super::{ConnectError, Options, osd};
 pub(crate) type OpSender = oneshot::Sender<Result<OpReply, OpError>>;
 /// Where the result of a monitor command goes.
 pub(crate) type CommandSender = oneshot::Sender<(CommandAck, Bytes)>;
+
+/// How long a monitor may take to answer a request for tickets.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a session with a monitor is of no use any more. A new one brings new tickets.
+#[derive(Debug, Error)]
+pub(crate) enum MonError {
+    #[error("the monitor sent a malformed message")]
+    Malformed(#[from] DecodeError),
+    #[error("the monitor did not renew the tickets")]
+    Renewal(#[from] cephx::AuthError),
+    #[error("the monitor did not answer a request for tickets within {} seconds", .0.as_secs())]
+    NoTickets(Duration),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
 
 /// How far connecting has come.
 #[derive(Debug, Clone)]
@@ -66,11 +83,15 @@ pub(crate) struct State {
     mon_outbox: Option<Arc<Outbox>>,
     osd_outboxes: HashMap<SessionId, Arc<Outbox>>,
     pub(crate) watches: HashMap<u64, Watcher>,
-    newest_epoch_waiters: Vec<oneshot::Sender<Epoch>>,
+    newest_epoch_waiters: BTreeMap<u64, oneshot::Sender<Epoch>>,
+    /// The question for the newest epoch that the Objecter waits for.
+    objecters_question: Option<u64>,
     first_cookie: u64,
     stalls: StallLog,
-    /// Failed attempts in a row, for the pause before the next.
-    pub(super) osd_failures: HashMap<ceph_codec::OsdId, u32>,
+    /// Failed attempts in a row to reach an OSD at an address, for the pause before the next.
+    osd_failures: HashMap<OsdId, (EntityAddr, u32)>,
+    /// When the monitor was asked for tickets that it has not given yet.
+    renewal_since: Option<Duration>,
 }
 
 /// The owner of a watch.
@@ -100,10 +121,12 @@ impl Core {
                 mon_outbox: None,
                 osd_outboxes: HashMap::new(),
                 watches: HashMap::new(),
-                newest_epoch_waiters: Vec::new(),
+                newest_epoch_waiters: BTreeMap::new(),
+                objecters_question: None,
                 first_cookie,
                 stalls: StallLog::default(),
                 osd_failures: HashMap::new(),
+                renewal_since: None,
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
@@ -175,7 +198,9 @@ impl Core {
                         let _ = watcher.events.send(event);
                     }
                 }
-                Action::AskNewestEpoch => state.monc.request_newest_epoch(),
+                Action::AskNewestEpoch => {
+                    state.objecters_question = Some(state.monc.request_newest_epoch());
+                }
             }
         }
         state.flush_mon();
@@ -183,13 +208,20 @@ impl Core {
 
     /// A session with an OSD is open.
     pub(crate) fn osd_opened(self: &Arc<Self>, session: SessionId, features: u64) {
-        self.state.lock().osd_failures.remove(&session.osd);
         self.with_objecter(|objecter| objecter.session_opened(session, features));
     }
 
-    /// A session with an OSD is lost, or never came to be.
-    pub(crate) fn osd_reset(self: &Arc<Self>, session: SessionId) {
+    /// Failed attempts in a row to reach the OSD at this address.
+    pub(crate) fn osd_failures(&self, osd: OsdId, addr: EntityAddr) -> u32 {
+        let state = self.state.lock();
+        state.osd_failures.get(&osd).filter(|(failed, _)| *failed == addr).map_or(0, |(_, count)| *count)
+    }
+
+    /// A session with an OSD is lost, or never came to be. `failures` in a row make up for a longer pause
+    /// before the next attempt.
+    pub(crate) fn osd_reset(self: &Arc<Self>, session: SessionId, addr: EntityAddr, failures: u32) {
         let mut state = self.state.lock();
+        state.osd_failures.insert(session.osd, (addr, failures));
         if let Some(outbox) = state.osd_outboxes.remove(&session) {
             outbox.close();
         }
@@ -241,6 +273,7 @@ impl Core {
     pub(crate) fn mon_closed(&self) {
         let mut state = self.state.lock();
         state.mon_outbox = None;
+        state.renewal_since = None;
         state.monc.session_closed();
         if let Some(auth) = &self.auth {
             auth.lock().mon_closed();
@@ -250,44 +283,45 @@ impl Core {
     /// A message of the monitor.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed; the session has to end then.
-    pub(crate) fn mon_message(self: &Arc<Self>, message: Message) -> Result<(), DecodeError> {
+    /// [`MonError`]; the session has to end then.
+    pub(crate) fn mon_message(self: &Arc<Self>, message: Message) -> Result<(), MonError> {
         let event = self.state.lock().monc.handle_message(message)?;
         match event {
             None => {}
             Some(MonEvent::OsdMaps(maps)) => self.new_maps(&maps),
             Some(MonEvent::AuthReply(reply)) => {
                 if let Some(auth) = &self.auth {
-                    let renewed = auth.lock().renewed(reply.result, &reply.payload, self.dialer.now());
-                    match renewed {
-                        Ok(()) => tracing::debug!("tickets renewed"),
-                        Err(error) => tracing::warn!(%error, "the monitor did not renew our tickets"),
-                    }
+                    self.state.lock().renewal_since = None;
+                    auth.lock().renewed(reply.result, &reply.payload, self.dialer.now())?;
+                    tracing::debug!("tickets renewed");
                 }
             }
             Some(MonEvent::Command { completion, ack, output }) => {
                 let _ = completion.send((ack, output));
             }
-            Some(MonEvent::NewestEpoch(epoch)) => {
-                let waiters = std::mem::take(&mut self.state.lock().newest_epoch_waiters);
-                for waiter in waiters {
-                    let _ = waiter.send(epoch);
-                }
-                self.with_objecter(|objecter| objecter.newest_epoch(epoch));
-            }
+            Some(MonEvent::NewestEpoch { question, epoch }) => self.newest_epoch_known(question, epoch),
         }
         Ok(())
     }
 
-    /// Asks the monitors for tickets that are due.
-    pub(crate) fn renew_tickets(&self) {
-        let Some(auth) = &self.auth else { return };
-        let renewal = auth.lock().renew(self.dialer.now(), &mut random);
+    /// Asks the monitor for tickets that are due.
+    ///
+    /// # Errors
+    /// [`MonError::NoTickets`] if it did not answer when it was asked before; the session has to end then.
+    pub(crate) fn renew_tickets(&self) -> Result<(), MonError> {
+        let Some(auth) = &self.auth else { return Ok(()) };
+        let now = self.dialer.now();
+        let renewal = auth.lock().renew(now, &mut random);
+        let mut state = self.state.lock();
+        if state.renewal_since.is_some_and(|since| now.saturating_sub(since) > RENEWAL_LIMIT) {
+            return Err(MonError::NoTickets(RENEWAL_LIMIT));
+        }
         if let cephx::Renewal::Request(payload) = renewal {
-            let mut state = self.state.lock();
+            state.renewal_since = Some(now);
             state.monc.renew_tickets(cephx::METHOD, &payload);
             state.flush_mon();
         }
+        Ok(())
     }
 
     fn new_maps(self: &Arc<Self>, maps: &OsdMaps) {
@@ -305,12 +339,12 @@ impl Core {
                     error = &error as &dyn std::error::Error,
                     "OSDMap unusable, asking for a full one"
                 );
-                state.monc.request_osdmap(None);
+                state.monc.request_full_osdmap();
             }
         }
         let behind = maps.incrementals.keys().next_back().is_some_and(|&last| last > epoch);
         if behind {
-            state.monc.request_osdmap(Some(epoch.next()));
+            state.monc.request_osdmap(epoch.next());
         }
         self.carry_out(&mut state);
         drop(state);
@@ -325,7 +359,7 @@ impl Core {
     /// Makes the Objecter from the first full map.
     fn first_map(&self, state: &mut State, maps: &OsdMaps) {
         let Some((epoch, bytes)) = maps.full.last_key_value() else {
-            state.monc.request_osdmap(None);
+            state.monc.request_full_osdmap();
             return;
         };
         match OsdMap::decode(bytes) {
@@ -355,21 +389,53 @@ impl Core {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.state.lock();
-            state.newest_epoch_waiters.push(sender);
-            state.monc.request_newest_epoch();
+            if *self.closed.borrow() {
+                return Err(OpError::Shutdown);
+            }
+            let question = state.monc.request_newest_epoch();
+            state.newest_epoch_waiters.insert(question, sender);
             state.flush_mon();
         }
         receiver.await.map_err(|_| OpError::Shutdown)
     }
 
+    fn newest_epoch_known(self: &Arc<Self>, question: u64, epoch: Epoch) {
+        let mut state = self.state.lock();
+        let later = state.newest_epoch_waiters.split_off(&(question + 1));
+        for waiter in std::mem::replace(&mut state.newest_epoch_waiters, later).into_values() {
+            let _ = waiter.send(epoch);
+        }
+        if state.objecters_question.take_if(|asked| *asked <= question).is_some() {
+            if let Some(objecter) = &mut state.objecter {
+                objecter.newest_epoch(epoch);
+            }
+        }
+        self.carry_out(&mut state);
+    }
+
+    /// Sends a command to the monitors.
+    ///
+    /// # Errors
+    /// [`OpError::Shutdown`]
+    pub(crate) fn command(&self, json: String, sender: CommandSender) -> Result<(), OpError> {
+        let mut state = self.state.lock();
+        // Looked at under the lock, as in `end`: nobody would answer what comes later.
+        if *self.closed.borrow() {
+            return Err(OpError::Shutdown);
+        }
+        state.monc.command(json, sender);
+        state.flush_mon();
+        Ok(())
+    }
+
     /// Ends all tasks and fails all operations.
-    pub(crate) fn shut_down(self: &Arc<Self>) {
+    pub(crate) fn end(self: &Arc<Self>, why: OpError) {
         if self.closed.send_replace(true) {
             return;
         }
         let mut state = self.state.lock();
         if let Some(objecter) = &mut state.objecter {
-            objecter.shut_down();
+            objecter.end(why);
         }
         self.carry_out(&mut state);
         state.watches.clear();

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ceph_codec::{DecodeError, Epoch};
+use ceph_codec::{DecodeError, EntityAddr, Epoch};
 use cephx::{AuthError, EntityAuthName};
 use thiserror::Error;
 
@@ -118,7 +118,7 @@ impl ConnectError {
         let rejected =
             failures.iter().position(|f| matches!(&f.cause, DialError::Auth(error) if !error.is_transient()));
         if let Some(index) = rejected {
-            let MonFailure { label, cause } = failures.swap_remove(index);
+            let MonFailure { label, cause, .. } = failures.swap_remove(index);
             if let DialError::Auth(source) = cause {
                 return Self::Rejected { monitor: label, source };
             }
@@ -169,6 +169,7 @@ fn failures(failures: &[MonFailure]) -> String {
 pub struct MonFailure {
     /// As configured, or its name.
     pub(super) label: String,
+    pub(super) addr: Option<EntityAddr>,
     pub(super) cause: DialError,
 }
 

@@ -43,7 +43,7 @@ struct Guard(Arc<Core>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.shut_down();
+        self.0.end(OpError::Shutdown);
     }
 }
 
@@ -130,10 +130,11 @@ impl Client {
         *self.core.epoch.borrow()
     }
 
-    /// Whether the cluster has ever barred this instance since it connected. It stays useless then.
+    /// Whether the cluster has ever barred this instance since it connected: blocklisted it, or forgotten who
+    /// it is. It stays useless then.
     #[must_use]
     pub fn is_blocklisted(&self) -> bool {
-        self.core.with_objecter(|objecter| objecter.is_blocklisted()).unwrap_or(false)
+        self.core.with_objecter(|objecter| objecter.is_barred()).unwrap_or(false)
     }
 
     /// Looks something up in the newest OSDMap. `look` should be quick: requests wait meanwhile.
@@ -184,11 +185,7 @@ impl Client {
     /// [`CommandError`].
     pub async fn mon_command(&self, json: &serde_json::Value) -> Result<CommandReply, CommandError> {
         let (sender, receiver) = oneshot::channel();
-        {
-            let mut state = self.core.state.lock();
-            state.monc.command(json.to_string(), sender);
-            state.flush_mon();
-        }
+        self.core.command(json.to_string(), sender).map_err(|_| CommandError::Shutdown)?;
         let (ack, output) = receiver.await.map_err(|_| CommandError::Shutdown)?;
         if ack.result < 0 {
             return Err(CommandError::Refused { errno: Errno(-ack.result), status: ack.status });
@@ -217,7 +214,7 @@ impl Client {
 
     /// Closes the connections now. Operations in flight fail with [`OpError::Shutdown`].
     pub fn shut_down(&self) {
-        self.core.shut_down();
+        self.core.end(OpError::Shutdown);
     }
 }
 

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use ceph_codec::{EntityAddr, EntityType};
 use ceph_msgr::{Event, MsgrError};
+use cephx::AuthError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::net::{DialError, Link, LinkError, Outbox, dial};
+use crate::OpError;
+use crate::net::{DialError, Link, LinkError, Outbox, Proof, dial};
 
-use super::core::{Core, Progress, backoff, now_utime};
+use super::core::{Core, MonError, Progress, backoff, now_utime};
 use super::error::{ConnectError, MonFailure};
-use super::osd::malformed;
 
 /// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
 const PARALLEL: usize = 3;
@@ -26,6 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Silence after which the monitor counts as dead. Ceph: `mon_client_ping_timeout`.
 const SILENCE: Duration = Duration::from_secs(30);
+/// After so many rounds in a row in which the monitors accept the user but not the instance it is lost.
+const REJECTIONS: u32 = 3;
 /// How often tickets are looked at.
 const RENEW_CHECK: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,7 @@ pub(super) fn spawn(core: Arc<Core>) {
 
 async fn run(core: &Arc<Core>) {
     let mut failures = 0;
+    let mut rejections = 0;
     loop {
         match hunt(core, targets(core)).await {
             Ok((label, mut link)) => {
@@ -71,9 +76,17 @@ async fn run(core: &Arc<Core>) {
                 }
                 // One that accepts us and hangs up at once must not be asked in a busy loop.
                 failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
+                rejections = 0;
             }
             Err(failed) => {
                 failures += 1;
+                rejections = if is_identity_lost(core, &failed).await { rejections + 1 } else { 0 };
+                if rejections >= REJECTIONS {
+                    tracing::error!(
+                        "the monitors do not recognise this client instance any more; restart it"
+                    );
+                    return core.end(OpError::IdentityLost);
+                }
                 report(core, failed);
             }
         }
@@ -111,7 +124,7 @@ async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link)
 async fn attempt(core: &Core, target: MonTarget) -> Result<(String, Link), MonFailure> {
     let MonTarget { label, addr } = target;
     let Some(addr) = addr else {
-        return Err(MonFailure { label, cause: LinkError::from(MsgrError::Msgr1).into() });
+        return Err(MonFailure { label, addr, cause: LinkError::from(MsgrError::Msgr1).into() });
     };
     let modes = &core.options.mon_modes;
     let opened = match core.proof(EntityType::MON) {
@@ -120,7 +133,7 @@ async fn attempt(core: &Core, target: MonTarget) -> Result<(String, Link), MonFa
     };
     match opened {
         Ok(link) => Ok((label, link)),
-        Err(cause) => Err(MonFailure { label, cause }),
+        Err(cause) => Err(MonFailure { label, addr: Some(addr), cause }),
     }
 }
 
@@ -142,13 +155,6 @@ fn report(core: &Core, failures: Vec<MonFailure>) {
             "monitor failed"
         );
     }
-    // The old identity was refused: only a new one can go on, and for it the old one's locks are a stranger's.
-    let lost_identity = failures
-        .iter()
-        .any(|f| matches!(&f.cause, DialError::Auth(cephx::AuthError::ReclaimRejected { .. })));
-    if lost_identity {
-        tracing::error!("the monitors do not recognise this client instance any more; restart it");
-    }
     let permanent = !failures.is_empty() && failures.iter().all(|f| !f.cause.is_transient());
     let rejected = failures.iter().position(|f| matches!(&f.cause, DialError::Auth(e) if !e.is_transient()));
     core.progress.send_if_modified(|progress| {
@@ -165,7 +171,27 @@ fn report(core: &Core, failures: Vec<MonFailure>) {
     });
 }
 
-async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), LinkError> {
+/// Whether a monitor refuses this client instance, but not its user: then trying again is of no use, and
+/// going on with another identity would give locks and watches away unnoticed. A user whose key was taken away
+/// may get it back.
+async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
+    let refused = |f: &&MonFailure| {
+        matches!(
+            f.cause,
+            DialError::Auth(AuthError::ReclaimRejected { .. } | AuthError::WrongGlobalId { .. })
+        )
+    };
+    let (Some(MonFailure { addr: Some(addr), .. }), Some(key)) =
+        (failures.iter().find(refused), &core.options.key)
+    else {
+        return false;
+    };
+    let stranger = Mutex::new(cephx::Client::new(core.options.name.clone(), key.clone()));
+    let proof = Proof::key(&stranger);
+    dial(&core.dialer, EntityType::MON, *addr, &core.options.mon_modes, proof, DIAL_LIMIT).await.is_ok()
+}
+
+async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), MonError> {
     let mut heard = Instant::now();
     let mut next_keepalive = heard + KEEPALIVE;
     let mut next_check = heard + RENEW_CHECK;
@@ -174,21 +200,23 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
             biased;
             event = link.serve(outbox) => {
                 let Some(event) = event? else { return Ok(()) };
-                heard = Instant::now();
                 if let Event::Message(message) = event {
-                    core.mon_message(message).map_err(malformed)?;
+                    core.mon_message(message)?;
                 }
             }
-            () = core.tickets_wanted.notified() => core.renew_tickets(),
+            () = core.tickets_wanted.notified() => core.renew_tickets()?,
             () = sleep_until(next_check.min(next_keepalive)) => {
                 let now = Instant::now();
                 if now >= next_check {
                     next_check = now + RENEW_CHECK;
-                    core.renew_tickets();
+                    core.renew_tickets()?;
                 }
                 if now >= next_keepalive {
+                    if link.take_received() {
+                        heard = now;
+                    }
                     if now - heard > SILENCE {
-                        return Err(LinkError::Silent);
+                        return Err(LinkError::Silent.into());
                     }
                     next_keepalive = now + KEEPALIVE;
                     link.keepalive(now_utime());

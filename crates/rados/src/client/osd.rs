@@ -25,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(40);
 pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbox: Arc<Outbox>) {
     #[expect(clippy::disallowed_methods, reason = "one task per connection")]
     tokio::spawn(async move {
-        let failures = core.state.lock().osd_failures.get(&session.osd).copied().unwrap_or(0);
+        let mut failures = core.osd_failures(session.osd, addr);
         tokio::select! {
             () = outbox.closed() => return,
             () = pause(failures) => {}
@@ -38,11 +38,15 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
             Ok(mut link) => {
                 tracing::debug!(osd = %session.osd, %addr, "connected");
                 core.osd_opened(session, link.features());
-                match serve(&core, session, &mut link, &outbox).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::info!(
-                        osd = %session.osd, %addr, error = &error as &dyn std::error::Error, "connection to the OSD ended"
-                    ),
+                let since = Instant::now();
+                let Err(error) = serve(&core, session, &mut link, &outbox).await else { return };
+                tracing::info!(
+                    osd = %session.osd, %addr, error = &error as &dyn std::error::Error,
+                    "connection to the OSD ended"
+                );
+                // One that accepts us and hangs up at once must not be asked in a busy loop.
+                if since.elapsed() > LONGEST_PAUSE {
+                    failures = 0;
                 }
             }
             Err(error) => {
@@ -52,8 +56,7 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
                 );
             }
         }
-        *core.state.lock().osd_failures.entry(session.osd).or_default() += 1;
-        core.osd_reset(session);
+        core.osd_reset(session, addr, failures.saturating_add(1));
     });
 }
 
@@ -96,13 +99,15 @@ async fn serve(
             biased;
             event = link.serve(outbox) => {
                 let Some(event) = event? else { return Ok(()) };
-                heard = Instant::now();
                 if let Event::Message(message) = event {
                     core.osd_message(session, message).map_err(malformed)?;
                 }
             }
             () = sleep_until(next_keepalive) => {
                 let now = Instant::now();
+                if link.take_received() {
+                    heard = now;
+                }
                 if now - heard > SILENCE {
                     return Err(LinkError::Silent);
                 }
@@ -113,6 +118,6 @@ async fn serve(
     }
 }
 
-pub(super) fn malformed(error: ceph_codec::DecodeError) -> LinkError {
+fn malformed(error: ceph_codec::DecodeError) -> LinkError {
     LinkError::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }

@@ -40,7 +40,13 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<(), DecodeError> {
         kind::OSD_OP_REPLY => {
             for outcome in OsdOpReply::decode(version, &front, &data)?.outcomes {
                 // Which shape it has only the request tells; none may do harm.
-                let _ = (outcome.stat(), outcome.sparse(), outcome.omap(), outcome.omap_page(), outcome.watchers());
+                let _ = (
+                    outcome.stat(),
+                    outcome.sparse(),
+                    outcome.omap(),
+                    outcome.omap_page(),
+                    outcome.watchers(),
+                );
             }
         }
         kind::OSD_MAP => drop(OsdMaps::decode(&front)?),

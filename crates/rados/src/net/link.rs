@@ -34,6 +34,8 @@ pub(crate) struct Link {
     /// The number under which the peer knows us.
     pub(crate) global_id: GlobalId,
     messages: Vec<ceph_msgr::Message>,
+    /// Whether bytes came since this was last asked.
+    received: bool,
 }
 
 /// Pieces of one vectored write. Linux takes 1024; more than this many are rarely ready at once.
@@ -41,7 +43,7 @@ const MAX_SLICES: usize = 64;
 
 impl Link {
     pub(super) fn new(stream: TcpStream, connection: Connection) -> Self {
-        Self { stream, connection, global_id: GlobalId(0), messages: Vec::new() }
+        Self { stream, connection, global_id: GlobalId(0), messages: Vec::new(), received: false }
     }
 
     /// Features of both sides, once the connection is open.
@@ -89,6 +91,11 @@ impl Link {
         self.connection.keepalive(now);
     }
 
+    /// Whether anything came since the last call, be it a part of a long message.
+    pub(crate) fn take_received(&mut self) -> bool {
+        std::mem::take(&mut self.received)
+    }
+
     /// Writes what it can. Not being able to write more is no reason to wait: reading goes on.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
         while self.connection.wants_write() {
@@ -108,7 +115,10 @@ impl Link {
         let read = pin!(self.stream.read_buf(self.connection.read_buf()));
         match ready!(read.poll(cx)) {
             Ok(0) => Poll::Ready(Err(LinkError::Closed)),
-            Ok(_) => Poll::Ready(Ok(())),
+            Ok(_) => {
+                self.received = true;
+                Poll::Ready(Ok(()))
+            }
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }

@@ -37,8 +37,8 @@ pub(crate) struct Linger<C> {
     completion: Option<C>,
     registered: bool,
     /// Counts registrations, so that an OSD can tell an old one from a new one.
-    generation: u32,
-    lost: bool,
+    pub(super) generation: u32,
+    pub(super) lost: bool,
     /// The request that registers, if it is under way.
     register_tid: Option<Tid>,
     /// The last ping; a new one waits until it is answered.
@@ -56,7 +56,8 @@ pub(crate) enum LingerKind {
 impl<C> Objecter<C> {
     /// Starts to watch an object; `completion` gets the result of the registration. Returns the cookie.
     pub(crate) fn watch(&mut self, request: Request, completion: C) -> u64 {
-        self.add_linger(request, LingerKind::Watch, flag::WRITE, completion)
+        // A watch takes no space: a full pool must not cost it.
+        self.add_linger(request, LingerKind::Watch, flag::WRITE | flag::FULL_TRY, completion)
     }
 
     /// Notifies the watchers of an object; `completion` gets their answers as the data of the only outcome.
@@ -68,7 +69,7 @@ impl<C> Objecter<C> {
         completion: C,
     ) -> u64 {
         let kind = LingerKind::Notify { payload, timeout_secs, notify_id: None };
-        self.add_linger(request, kind, 0, completion)
+        self.add_linger(request, kind, flag::READ, completion)
     }
 
     /// Forgets a watch: no more pings, registrations or events. The caller sends the unwatch.
@@ -84,7 +85,11 @@ impl<C> Objecter<C> {
     fn add_linger(&mut self, request: Request, kind: LingerKind, flags: u32, completion: C) -> u64 {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
-        let target = Target::new(request.object, request.locator, flags | flag::READ);
+        if let Some(error) = &self.ended {
+            self.actions.push_back(Action::Complete { completion, result: Err(error.clone()) });
+            return cookie;
+        }
+        let target = Target::of_linger(request.object, request.locator, flags);
         let linger = Linger {
             target,
             kind,
@@ -177,7 +182,10 @@ impl<C> Objecter<C> {
             completion,
             pool_gone_at: None,
         };
-        self.assign_and_send(op);
+        match op.target.osd {
+            None if self.map.pool(op.target.pool()).is_none() => self.park_without_pool(op),
+            _ => self.assign_and_send(op),
+        }
     }
 
     /// Pings the OSDs of all watches, so that both sides notice a lost connection.

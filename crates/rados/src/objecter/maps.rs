@@ -47,6 +47,7 @@ impl<C> Objecter<C> {
         let mut full_before = self.full_pools();
         let mut resend = Resend { ops: BTreeMap::new(), lingers: BTreeSet::new() };
         let mut outcome = Ok(());
+        let mut barred = false;
         while self.map.epoch() < newest {
             let next = self.map.epoch().next();
             let skipped = match self.step(maps, next) {
@@ -58,13 +59,16 @@ impl<C> Objecter<C> {
                 }
             };
             self.placements.clear();
+            barred |= self.map.is_blocklisted(&self.my_addr);
             let full_now = self.full_pools();
             full_before.extend(full_now);
             self.scan(skipped, &full_before, &mut resend);
             self.close_dead_sessions(&mut resend);
         }
-        self.check_blocklist();
         self.send_again(resend);
+        if barred {
+            self.end(OpError::Blocklisted);
+        }
         outcome
     }
 
@@ -117,12 +121,14 @@ impl<C> Objecter<C> {
                 || self
                     .lingers
                     .get(&cookie)
-                    .is_some_and(|l| full.contains(&l.target.pool()) && l.target.is_write());
+                    .is_some_and(|l| full.contains(&l.target.pool()) && l.target.respects_full());
             match self.retarget_linger(cookie) {
                 Verdict::Unchanged if !forced => {}
                 Verdict::Unchanged | Verdict::Resend => {
                     resend.lingers.insert(cookie);
                 }
+                // Of a pool never seen the registration under way finds out whether it exists.
+                Verdict::NoPool if !self.knew_pool(cookie) => {}
                 Verdict::NoPool => self.end_linger(cookie, Errno::ENOENT),
                 Verdict::PoolEio => self.end_linger(cookie, Errno::EIO),
             }
@@ -167,6 +173,10 @@ impl<C> Objecter<C> {
         }
     }
 
+    fn knew_pool(&self, cookie: u64) -> bool {
+        self.lingers.get(&cookie).is_some_and(|linger| linger.target.pool_ever_existed)
+    }
+
     /// A removed snapshot must not come back through a write that was under way.
     fn prune_snapc(&self, op: &mut PendingOp<C>) {
         let Some(removed) = self.map.new_removed_snaps().get(&op.target.pool()) else { return };
@@ -194,20 +204,7 @@ impl<C> Objecter<C> {
         }
     }
 
-    fn check_blocklist(&mut self) {
-        if !self.blocklisted && self.map.is_blocklisted(&self.my_addr) {
-            self.blocklisted = true;
-            self.fail_all(&OpError::Blocklisted);
-        }
-    }
-
     fn send_again(&mut self, resend: Resend<C>) {
-        if self.blocklisted {
-            for op in resend.ops.into_values().filter(|op| op.completion.should_resend()) {
-                self.complete(op.completion, Err(OpError::Blocklisted));
-            }
-            return;
-        }
         for mut op in resend.ops.into_values().filter(|op| op.completion.should_resend()) {
             match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
                 Verdict::NoPool => self.park_without_pool(op),

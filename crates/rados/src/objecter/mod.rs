@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ceph_codec::{
-    EntityAddr, EntityName, EntityType, Epoch, ObjectLocator, OsdId, ReqId, SnapId, Tid, Utime,
+    DecodeError, EntityAddr, EntityName, EntityType, Epoch, ObjectLocator, OsdId, ReqId, SnapId, Tid, Utime,
 };
 use ceph_osdmap::OsdMap;
 
@@ -137,7 +137,8 @@ pub(crate) struct Objecter<C> {
     placements: Placements,
     /// This client instance's address, as in blocklists.
     my_addr: EntityAddr,
-    blocklisted: bool,
+    /// Why nothing is sent any more.
+    ended: Option<OpError>,
     epoch_barrier: Epoch,
     last_tid: u64,
     next_cookie: u64,
@@ -146,7 +147,8 @@ pub(crate) struct Objecter<C> {
     homeless: BTreeMap<Tid, PendingOp<C>>,
     lingers: BTreeMap<u64, Linger<C>>,
     actions: VecDeque<Action<C>>,
-    asked_newest_epoch: bool,
+    /// Up to which operation the newest epoch was asked for, while the answer is outstanding.
+    asked_newest_epoch: Option<Tid>,
     /// Wall-clock time of the last input that brought one; only linger ops use it.
     now_utime: Utime,
 }
@@ -154,12 +156,12 @@ pub(crate) struct Objecter<C> {
 impl<C> Objecter<C> {
     /// Starts with a full map. `first_cookie` should differ between client instances.
     pub(crate) fn new(map: OsdMap, my_addr: EntityAddr, first_cookie: u64) -> Self {
-        let blocklisted = map.is_blocklisted(&my_addr);
+        let ended = map.is_blocklisted(&my_addr).then_some(OpError::Blocklisted);
         Self {
             map,
             placements: Placements::default(),
             my_addr,
-            blocklisted,
+            ended,
             epoch_barrier: Epoch(0),
             last_tid: 0,
             next_cookie: first_cookie,
@@ -168,7 +170,7 @@ impl<C> Objecter<C> {
             homeless: BTreeMap::new(),
             lingers: BTreeMap::new(),
             actions: VecDeque::new(),
-            asked_newest_epoch: false,
+            asked_newest_epoch: None,
             now_utime: Utime::default(),
         }
     }
@@ -178,10 +180,10 @@ impl<C> Objecter<C> {
         &self.map
     }
 
-    /// Whether this client instance was ever seen blocklisted. It stays so: operations that were in flight
-    /// may or may not have been applied, and only a new instance can start afresh.
-    pub(crate) fn is_blocklisted(&self) -> bool {
-        self.blocklisted
+    /// Whether the cluster was ever seen not to accept this client instance. It stays so: operations that
+    /// were in flight may or may not have been applied, and only a new instance can start afresh.
+    pub(crate) fn is_barred(&self) -> bool {
+        matches!(self.ended, Some(OpError::Blocklisted | OpError::IdentityLost))
     }
 
     /// The next thing for the owner to do.
@@ -193,8 +195,8 @@ impl<C> Objecter<C> {
     pub(crate) fn submit(&mut self, request: Request, now: Utime, completion: C) -> Tid {
         self.now_utime = now;
         let tid = self.next_tid();
-        if self.blocklisted {
-            self.actions.push_back(Action::Complete { completion, result: Err(OpError::Blocklisted) });
+        if let Some(error) = &self.ended {
+            self.actions.push_back(Action::Complete { completion, result: Err(error.clone()) });
             return tid;
         }
         let flags = request.flags();
@@ -264,6 +266,11 @@ impl<C> Objecter<C> {
             return;
         }
         let Some(mut op) = session.ops.remove(&tid) else { return };
+        if reply.result == -Errno::EBLOCKLISTED.0 {
+            // The OSD's map is newer than ours.
+            self.complete(op.completion, Err(OpError::Blocklisted));
+            return self.end(OpError::Blocklisted);
+        }
         if let Some(redirect) = reply.redirect {
             op.target.redirect(redirect);
             return self.submit_anew(op);
@@ -273,10 +280,10 @@ impl<C> Objecter<C> {
             return self.submit_anew(op);
         }
         let result = if reply.result < 0 {
-            match Errno(-reply.result) {
-                Errno::EBLOCKLISTED => Err(OpError::Blocklisted),
-                errno => Err(OpError::Errno(errno)),
-            }
+            Err(OpError::Errno(Errno(reply.result.saturating_neg())))
+        } else if reply.outcomes.len() != op.operation.len() {
+            let value = reply.outcomes.len() as u64;
+            Err(OpError::Malformed(DecodeError::Invalid { what: "number of ops in a reply", value }))
         } else {
             Ok(OpReply { result: reply.result, version: reply.user_version, outcomes: reply.outcomes })
         };
@@ -336,9 +343,13 @@ impl<C> Objecter<C> {
         self.ping_watches();
     }
 
-    /// Fails everything; the client is being shut down.
-    pub(crate) fn shut_down(&mut self) {
-        self.fail_all(&OpError::Shutdown);
+    /// Fails everything in flight and everything to come, and closes all sessions.
+    pub(crate) fn end(&mut self, error: OpError) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.fail_all(&error);
+        self.ended = Some(error);
         for session in std::mem::take(&mut self.sessions).into_values() {
             self.actions.push_back(Action::Close { session: session.id });
         }
@@ -472,31 +483,36 @@ impl<C> Objecter<C> {
             }
             known => {
                 self.homeless.insert(op.tid, op);
-                if known.is_none() && !self.asked_newest_epoch {
-                    self.asked_newest_epoch = true;
-                    self.actions.push_back(Action::AskNewestEpoch);
+                if known.is_none() {
+                    self.ask_newest_epoch();
                 }
             }
         }
     }
 
-    /// The monitors' newest epoch: pools that are not in that map do not exist.
+    fn ask_newest_epoch(&mut self) {
+        if self.asked_newest_epoch.is_none() {
+            self.asked_newest_epoch = Some(Tid(self.last_tid));
+            self.actions.push_back(Action::AskNewestEpoch);
+        }
+    }
+
+    /// The monitors' newest epoch: pools that are not in that map do not exist. It says nothing to operations
+    /// younger than the question.
     pub(crate) fn newest_epoch(&mut self, newest: Epoch) {
-        self.asked_newest_epoch = false;
+        let Some(asked) = self.asked_newest_epoch.take() else { return };
         let map = &self.map;
-        let without_pool: Vec<Tid> = self
-            .homeless
-            .values_mut()
-            .filter(|op| map.pool(op.target.pool()).is_none() && op.pool_gone_at.is_none())
-            .map(|op| {
+        let unsure = |op: &PendingOp<C>| map.pool(op.target.pool()).is_none() && op.pool_gone_at.is_none();
+        let (known, unknown): (Vec<Tid>, Vec<Tid>) =
+            self.homeless.values().filter(|op| unsure(op)).map(|op| op.tid).partition(|tid| *tid <= asked);
+        for tid in known {
+            if let Some(mut op) = self.homeless.remove(&tid) {
                 op.pool_gone_at = Some(newest);
-                op.tid
-            })
-            .collect();
-        for tid in without_pool {
-            if let Some(op) = self.homeless.remove(&tid) {
                 self.park_without_pool(op);
             }
+        }
+        if !unknown.is_empty() {
+            self.ask_newest_epoch();
         }
     }
 

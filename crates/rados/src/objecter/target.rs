@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ceph_codec::{Epoch, HObject, ObjectLocator, OsdId, PgId, PoolId, ShardId, SnapId, SpgId};
-use ceph_osdmap::{MapFlags, OsdMap, Pool, PoolFlags, pg_was_split_or_merged};
+use ceph_osdmap::{MapFlags, OsdMap, Placement, Pool, PoolFlags, pg_was_split_or_merged};
 
 use crate::messages::osd::{Redirect, flag};
 
@@ -31,6 +31,33 @@ pub(crate) struct Target {
     pub(crate) paused: bool,
     /// A pool that was there and is gone was deleted; one never seen may be newer than the map.
     pub(crate) pool_ever_existed: bool,
+    /// Of linger ops: what began the placement group's interval, once known.
+    interval: Option<Interval>,
+    follows_intervals: bool,
+}
+
+/// What begins a new interval of a placement group when it changes. An OSD that stays primary keeps the
+/// requests of clients across intervals, but lets go of their watches.
+///
+/// Ceph: `PastIntervals::is_new_interval` in `src/osd/osd_types.cc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Interval {
+    up: Vec<OsdId>,
+    up_primary: Option<OsdId>,
+    acting: Vec<OsdId>,
+    acting_primary: Option<OsdId>,
+    size: u8,
+    min_size: u8,
+    /// Coarser than Ceph's, which asks whether this group is among those to be merged.
+    pg_num_pending: u32,
+}
+
+impl Interval {
+    fn of(map: &OsdMap, pool: &Pool, pg: PgId) -> Self {
+        let Placement { up, up_primary, acting, acting_primary, .. } = map.placement(pg);
+        let &Pool { size, min_size, pg_num_pending, .. } = pool;
+        Self { up, up_primary, acting, acting_primary, size, min_size, pg_num_pending }
+    }
 }
 
 /// What a new map means for an operation.
@@ -63,7 +90,14 @@ impl Target {
             last_force_resend: Epoch(0),
             paused: false,
             pool_ever_existed: false,
+            interval: None,
+            follows_intervals: false,
         }
+    }
+
+    /// The target of a linger op: it has to be registered again in every new interval.
+    pub(crate) fn of_linger(object: Arc<str>, locator: Arc<ObjectLocator>, flags: u32) -> Self {
+        Self { follows_intervals: true, ..Self::new(object, locator, flags) }
     }
 
     pub(crate) fn pool(&self) -> PoolId {
@@ -143,9 +177,12 @@ impl Target {
             || self.osd != placement.primary
             || self.primary_position != position;
         let split = self.pg_num != 0 && pg_was_split_or_merged(self.spg.pg, self.pg_num, pool.pg_num);
-        if !(moved || split || force || unpaused) {
+        let interval = self.follows_intervals.then(|| Interval::of(map, pool, pg));
+        let new_interval = self.interval != interval;
+        if !(moved || split || force || unpaused || new_interval) {
             return Verdict::Unchanged;
         }
+        self.interval = interval;
         self.raw_hash = raw_hash;
         self.spg = SpgId { pg, shard: placement.shard };
         self.osd = placement.primary;

@@ -29,7 +29,8 @@ fn incrementals() -> BTreeMap<u32, Bytes> {
     for entry in tar::Archive::new(GzDecoder::new(file)).entries().unwrap() {
         let mut entry = entry.unwrap();
         let path = entry.path().unwrap().into_owned();
-        let Some(epoch) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok()) else {
+        let Some(epoch) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok())
+        else {
             continue;
         };
         let mut bytes = Vec::new();
@@ -213,10 +214,13 @@ fn a_pool_that_is_in_no_map_is_an_error_only_at_the_newest_epoch() {
     objecter.submit(request(4711, "object", write()), Utime::default(), 2);
     world.drain(&mut objecter);
     assert_eq!((world.asked_newest, world.done.len()), (1, 0));
+    objecter.newest_epoch(Epoch(61));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [], "there is a newer map, it may have the pool");
     objecter.newest_epoch(Epoch(60));
     world.drain(&mut objecter);
     let gone = Err(OpError::NoPool(ceph_codec::PoolId(4711)));
-    assert_eq!(world.done, [(1, gone.clone()), (2, gone)]);
+    assert_eq!(world.done, [(2, gone)]);
 }
 
 #[test]
@@ -282,7 +286,7 @@ fn once_blocklisted_everything_fails_and_stays_failed() {
     let pool = map.pools().next().unwrap().id.0;
     objecter.submit(request(pool, "object", write()), Utime::default(), 1);
     world.drain(&mut objecter);
-    assert!(objecter.is_blocklisted());
+    assert!(objecter.is_barred());
     assert_eq!(world.done, [(1, Err(OpError::Blocklisted))]);
     assert_eq!(world.connects, []);
 }
@@ -423,4 +427,137 @@ fn a_redirected_request_gets_a_new_tid_and_leaves_the_cache_alone() {
     let last = world.sent.last().unwrap();
     assert_eq!((last.tid, last.attempt), (2, 0));
     assert_eq!(last.flags & flag::REDIRECTED, flag::REDIRECTED);
+}
+
+fn reply(outcomes: usize, result: i32) -> OsdOpReply {
+    let outcome = OpOutcome { rval: 0, data: Bytes::new() };
+    OsdOpReply { result, outcomes: vec![outcome; outcomes], ..ok(0) }
+}
+
+#[test]
+fn an_answer_for_another_number_of_ops_is_malformed() {
+    let (mut objecter, mut world, session) = one_in_flight(Operation::new().stat().read(0, 1));
+    objecter.handle_op_reply(session, Tid(1), reply(1, 0));
+    world.drain(&mut objecter);
+    assert!(matches!(world.done[..], [(1, Err(OpError::Malformed(_)))]), "{:?}", world.done);
+}
+
+#[test]
+fn an_osd_that_knows_of_the_blocklist_first_ends_everything() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    objecter.submit(request(world.sent[0].spg.pg.pool.0, "object", write()), Utime::default(), 2);
+    objecter.handle_op_reply(session, Tid(1), reply(1, -Errno::EBLOCKLISTED.0));
+    objecter.watch(request(1, "header", Operation::new()), 3);
+    world.drain(&mut objecter);
+    let barred = || Err(OpError::Blocklisted);
+    assert_eq!(world.done, [(1, barred()), (2, barred()), (3, barred())]);
+    assert_eq!(world.closed, [session]);
+    assert!(objecter.is_barred());
+}
+
+#[test]
+fn after_the_end_nothing_is_sent() {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    objecter.end(OpError::Shutdown);
+    objecter.submit(request(1, "object", write()), Utime::default(), 2);
+    objecter.end(OpError::Blocklisted);
+    objecter.submit(request(1, "object", write()), Utime::default(), 3);
+    world.drain(&mut objecter);
+    let shut = || Err(OpError::Shutdown);
+    assert_eq!(world.done, [(1, shut()), (2, shut()), (3, shut())]);
+    assert_eq!((world.closed.as_slice(), world.connects.len()), (&[session][..], 1));
+}
+
+/// Watches one object in each of many placement groups, registered.
+fn watching(epoch: u32) -> (Objecter<u32>, World) {
+    let mut objecter = Objecter::new(full(epoch), me(), 1);
+    let mut world = World::default();
+    let pool = objecter.map().pools().next().unwrap().id.0;
+    for n in 0..40 {
+        objecter.watch(request(pool, &format!("header{n}"), Operation::new()), n);
+    }
+    world.drain(&mut objecter);
+    for session in std::mem::take(&mut world.connects) {
+        objecter.session_opened(session, FEATURES);
+    }
+    world.drain(&mut objecter);
+    for sent in std::mem::take(&mut world.sent) {
+        objecter.handle_op_reply(sent.session, Tid(sent.tid), ok(0));
+    }
+    world.drain(&mut objecter);
+    (objecter, world)
+}
+
+#[test]
+fn a_watch_is_registered_again_in_every_new_interval_of_its_placement_group() {
+    let mut changed_under_the_same_primary = 0;
+    for epoch in [60, 80] {
+        let (mut objecter, mut world) = watching(epoch);
+        for (next, bytes) in incrementals().range(epoch + 1..epoch + 20) {
+            let before = objecter.map().clone();
+            let watched: Vec<_> =
+                objecter.lingers.iter().map(|(c, l)| (*c, l.target.spg.pg, l.generation)).collect();
+            let message = maps(objecter.map(), [(*next, bytes.clone())]);
+            objecter.handle_maps(&message).unwrap();
+            for (cookie, pg, generation) in watched {
+                let Some(linger) = objecter.lingers.get(&cookie).filter(|l| !l.lost && l.target.spg.pg == pg)
+                else {
+                    continue;
+                };
+                let (old, new) = (before.placement(pg), objecter.map().placement(pg));
+                if (&old.acting, &old.up) != (&new.acting, &new.up) {
+                    assert!(linger.generation > generation, "{pg} at epoch {next}: {old:?} {new:?}");
+                    changed_under_the_same_primary += usize::from(old.acting_primary == new.acting_primary);
+                }
+            }
+            world.drain(&mut objecter);
+            for session in std::mem::take(&mut world.connects) {
+                objecter.session_opened(session, FEATURES);
+            }
+            world.drain(&mut objecter);
+            for sent in std::mem::take(&mut world.sent) {
+                objecter.handle_op_reply(sent.session, Tid(sent.tid), ok(sent.attempt));
+            }
+        }
+        assert_eq!(world.events, [], "no watch is lost by that");
+    }
+    assert!(changed_under_the_same_primary > 0, "the maps have what this is about");
+}
+
+#[test]
+fn a_full_pool_does_not_hold_back_watches() {
+    let target =
+        |flags| Target::new("o".into(), Arc::new(ObjectLocator::new(ceph_codec::PoolId(1), "")), flags);
+    assert!(target(flag::WRITE).respects_full());
+    let (objecter, _) = watching(60);
+    assert!(objecter.lingers.values().all(|l| l.target.is_write() && !l.target.respects_full()));
+}
+
+#[test]
+fn a_watch_in_a_pool_that_is_in_no_map_ends_at_the_newest_epoch() {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    objecter.watch(request(4711, "header", Operation::new()), 1);
+    objecter.notify(request(4711, "header", Operation::new()), Bytes::new(), 5, 2);
+    world.drain(&mut objecter);
+    assert_eq!((world.asked_newest, world.done.len()), (1, 0));
+    objecter.newest_epoch(Epoch(60));
+    objecter.newest_epoch(Epoch(60));
+    world.drain(&mut objecter);
+    let gone = Err(OpError::NoPool(ceph_codec::PoolId(4711)));
+    assert_eq!(world.done, [(1, gone.clone()), (2, gone)]);
+    assert!(objecter.lingers.is_empty());
+}
+
+#[test]
+fn the_newest_epoch_says_nothing_to_operations_younger_than_the_question() {
+    let mut objecter = Objecter::new(full(60), me(), 1);
+    let mut world = World::default();
+    objecter.submit(request(4711, "object", write()), Utime::default(), 1);
+    world.drain(&mut objecter);
+    objecter.submit(request(4712, "object", write()), Utime::default(), 2);
+    objecter.newest_epoch(Epoch(60));
+    world.drain(&mut objecter);
+    assert_eq!(world.done, [(1, Err(OpError::NoPool(ceph_codec::PoolId(4711))))]);
+    assert_eq!(world.asked_newest, 2, "asked again for the other");
 }
