@@ -183,12 +183,15 @@ fn discards_free_objects_and_keep_what_is_smaller_than_64_kib() {
 }
 
 #[test]
-fn write_zeroes_is_exact_and_makes_no_objects() {
+fn write_zeroes_is_exact_and_takes_space_only_when_told_to_make_no_hole() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 64M");
     let server = Server::serve(cluster, &[&image.spec]);
-    server.qemu_io(&image.spec, &["write -z 0 4M", "write -z -u 4M 8M", "read -P 0 0 12M"]);
+    server.qemu_io(&image.spec, &["write -z -u 4M 8M", "read -P 0 0 12M"]);
     assert_eq!(cluster.object_count(&image), 0);
+    // Without -u the client wants to be sure that later writes find their space.
+    server.qemu_io(&image.spec, &["write -z 32M 4M", "read -P 0 32M 4M"]);
+    assert_eq!(cluster.object_count(&image), 1);
     server.qemu_io(&image.spec, &["write -P 1 0 8M", "write -z 5001 4097"]);
     server.qemu_io(&image.spec, &["read -P 1 0 5001", "read -P 0 5001 4097", "read -P 1 9098 100k"]);
     server.qemu_io(
