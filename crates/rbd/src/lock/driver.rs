@@ -190,7 +190,7 @@ impl<S: ObjectStore, H: LockHooks> Driver<S, H> {
 fn owners_answer(reply: Result<NotifyReply, OpError>) -> Answer {
     let reply = match reply {
         Ok(reply) => reply,
-        Err(OpError::TimedOut) => return Answer::Nobody,
+        Err(error) if error.is(Errno::ETIMEDOUT) => return Answer::Nobody,
         Err(error) => return Answer::Failed(error),
     };
     let mut answers = reply.acks.iter().filter_map(|(_, _, answer)| decode_answer(answer).transpose());
