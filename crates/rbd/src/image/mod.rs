@@ -101,7 +101,7 @@ impl OpenOptions {
 /// and given up when another client asks for it, or at [`close`](Self::close). An image that is merely dropped
 /// keeps lock and watch until the client ends.
 ///
-/// All methods must be called in the context of a tokio runtime.
+/// All methods must be called in the context of a tokio runtime that has its timer enabled.
 pub struct Image<S: ObjectStore>(Arc<Core<S>>);
 
 impl<S: ObjectStore> Clone for Image<S> {

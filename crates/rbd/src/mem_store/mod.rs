@@ -4,7 +4,7 @@
 //! `lock` and `rbd`. Clients can be made to fail, to stall and to die at any operation.
 //!
 //! ```
-//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 //! use rbd::{Image, MemStore, NewImage, OpenOptions};
 //!
 //! let store = MemStore::new();
