@@ -151,7 +151,8 @@ fn a_missing_or_malformed_configuration() {
     let malformed = write(cluster, "malformed.conf", "[global]\nmon host = 127.0.0.1\n[client\n");
     refused(SOON, cluster, &["--conf", &malformed, "rbdpool/image"], &[&malformed, "3"]);
     let hosts = write(cluster, "hosts.conf", "[global]\nmon host = [v2:127.0.0.1:99999]\n");
-    refused(SOON, cluster, &["--conf", &hosts, "rbdpool/image"], &["99999"]);
+    let keyring = cluster.file("client.qemu.keyring");
+    refused(SOON, cluster, &as_qemu(&hosts, &["--keyring", &keyring, "rbdpool/image"]), &["99999"]);
 }
 
 #[test]
