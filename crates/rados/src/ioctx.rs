@@ -126,9 +126,9 @@ impl IoCtx {
             core.state.lock().watches.insert(cookie, watcher);
             cookie
         };
-        let unfinished = Unfinished { ioctx: self, cookie };
+        let mut unfinished = Unfinished { ioctx: self, cookie: Some(cookie) };
         let registered = answer(receiver.await);
-        std::mem::forget(unfinished);
+        unfinished.cookie = None;
         match registered {
             Ok(_) => Ok(Watch { cookie, events: inbox }),
             Err(error) => {
@@ -205,13 +205,13 @@ impl IoCtx {
 /// A watch whose registration nobody waits for any more.
 struct Unfinished<'a> {
     ioctx: &'a IoCtx,
-    cookie: u64,
+    cookie: Option<u64>,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         // The registration may be under way, and is followed by its end.
-        drop(self.ioctx.submit_unwatch(self.cookie));
+        drop(self.cookie.and_then(|cookie| self.ioctx.submit_unwatch(cookie)));
     }
 }
 

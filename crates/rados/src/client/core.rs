@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use ceph_msgr::{Message, priority};
 use ceph_osdmap::OsdMap;
 use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::error::OpError;
@@ -63,6 +65,8 @@ pub(crate) enum Progress {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) options: Options,
+    /// Where the tasks run, whoever starts them.
+    pub(crate) runtime: Handle,
     pub(crate) dialer: Dialer,
     /// `None` without authentication.
     pub(crate) auth: Option<Mutex<cephx::Client>>,
@@ -103,6 +107,8 @@ pub(crate) struct Watcher {
 }
 
 impl Core {
+    /// # Panics
+    /// Outside a tokio runtime.
     pub(crate) fn new(options: Options, hostname: String) -> Self {
         let mut seed = [0; 12];
         random(&mut seed);
@@ -113,6 +119,7 @@ impl Core {
         let auth = options.key.clone().map(|key| Mutex::new(cephx::Client::new(options.name.clone(), key)));
         Self {
             options,
+            runtime: Handle::current(),
             dialer: Dialer::new(nonce),
             auth,
             state: Mutex::new(State {
@@ -135,21 +142,26 @@ impl Core {
         }
     }
 
-    /// What to show to a daemon of this kind.
+    /// What to show to a monitor; `accepted` is shared by the attempts of which one is to win.
+    pub(crate) fn mon_proof<'a>(&'a self, accepted: &'a AtomicBool) -> Proof<'a> {
+        match &self.auth {
+            Some(auth) => Proof::key(auth, accepted),
+            None => {
+                let payload = cephx::none::mon_request(&self.options.name, self.dialer.global_id());
+                Proof::Nothing { payload }
+            }
+        }
+    }
+
+    /// What to show to an OSD.
     ///
     /// # Errors
     /// [`cephx::AuthError::NoTicket`]
-    pub(crate) fn proof(&self, service: EntityType) -> Result<Proof<'_>, cephx::AuthError> {
+    pub(crate) fn osd_proof(&self) -> Result<Proof<'_>, cephx::AuthError> {
         match &self.auth {
-            Some(auth) if service == EntityType::MON => Ok(Proof::key(auth)),
-            Some(auth) => Proof::ticket(auth, service),
+            Some(auth) => Proof::ticket(auth, EntityType::OSD),
             None => {
-                let (name, id) = (&self.options.name, self.dialer.global_id());
-                let payload = if service == EntityType::MON {
-                    cephx::none::mon_request(name, id)
-                } else {
-                    cephx::none::authorizer(name, id)
-                };
+                let payload = cephx::none::authorizer(&self.options.name, self.dialer.global_id());
                 Ok(Proof::Nothing { payload })
             }
         }
@@ -405,10 +417,9 @@ impl Core {
         for waiter in std::mem::replace(&mut state.newest_epoch_waiters, later).into_values() {
             let _ = waiter.send(epoch);
         }
-        if state.objecters_question.take_if(|asked| *asked <= question).is_some() {
-            if let Some(objecter) = &mut state.objecter {
-                objecter.newest_epoch(epoch);
-            }
+        let its_own = state.objecters_question.take_if(|asked| *asked <= question).is_some();
+        if let Some(objecter) = state.objecter.as_mut().filter(|_| its_own) {
+            objecter.newest_epoch(epoch);
         }
         self.carry_out(&mut state);
     }
@@ -460,7 +471,6 @@ impl State {
 
 /// Wall-clock time, for modification times of objects.
 pub(crate) fn now_utime() -> Utime {
-    #[expect(clippy::disallowed_methods, reason = "the client owns the clock")]
     Utime::from_system_time(SystemTime::now())
 }
 

@@ -110,7 +110,7 @@ pub enum ConnectError {
     Shutdown,
     /// What another waiter for the same connection was told.
     #[error(transparent)]
-    Shared(std::sync::Arc<ConnectError>),
+    Shared(std::sync::Arc<Self>),
 }
 
 impl ConnectError {

@@ -221,8 +221,7 @@ impl Client {
 fn spawn_ticks(core: &Arc<Core>) {
     let weak = Arc::downgrade(core);
     let mut closed = core.closed.subscribe();
-    #[expect(clippy::disallowed_methods, reason = "the client owns its tasks")]
-    tokio::spawn(async move {
+    core.runtime.spawn(async move {
         loop {
             tokio::select! {
                 _ = closed.wait_for(|closed| *closed) => return,

@@ -2,6 +2,7 @@
 //! another when it fails.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ceph_codec::{EntityAddr, EntityType};
@@ -43,8 +44,7 @@ pub struct MonTarget {
 }
 
 pub(super) fn spawn(core: Arc<Core>) {
-    #[expect(clippy::disallowed_methods, reason = "one task per connection")]
-    tokio::spawn(async move {
+    core.runtime.clone().spawn(async move {
         let mut closed = core.closed.subscribe();
         tokio::select! {
             _ = closed.wait_for(|closed| *closed) => {}
@@ -57,7 +57,7 @@ async fn run(core: &Arc<Core>) {
     let mut failures = 0;
     let mut rejections = 0;
     loop {
-        match hunt(core, targets(core)).await {
+        match hunt(core, targets(core, failures)).await {
             Ok((label, mut link)) => {
                 tracing::debug!(monitor = label, "monitor session open");
                 let outbox = Arc::new(Outbox::default());
@@ -94,24 +94,27 @@ async fn run(core: &Arc<Core>) {
     }
 }
 
-/// Where to look: the monitors' own map, once there is one; before that, the configuration.
-fn targets(core: &Core) -> Vec<MonTarget> {
+/// Where to look: the monitors' own map, once there is one; before that, the configuration. That is asked now
+/// and then later, too: all monitors may have moved while nobody listened.
+fn targets(core: &Core, failures: u32) -> Vec<MonTarget> {
     let state = core.state.lock();
     let known: Vec<MonTarget> =
         state.monc.monitors().map(|(name, addr)| MonTarget { label: format!("mon.{name}"), addr }).collect();
-    if known.iter().any(|mon| mon.addr.is_some()) { known } else { core.options.monitors.clone() }
+    let usable = known.iter().any(|mon| mon.addr.is_some()) && failures % 4 != 3;
+    if usable { known } else { core.options.monitors.clone() }
 }
 
 /// Tries all monitors in random order, some at a time; the first that accepts us wins.
 async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link), Vec<MonFailure>> {
     shuffle(&mut targets);
+    let accepted = AtomicBool::new(false);
     let mut waiting = targets.into_iter();
     let mut running = FuturesUnordered::new();
     let mut failures = Vec::new();
     loop {
         while running.len() < PARALLEL {
             let Some(target) = waiting.next() else { break };
-            running.push(attempt(core, target));
+            running.push(attempt(core, target, &accepted));
         }
         match running.next().await {
             None => return Err(failures),
@@ -121,17 +124,18 @@ async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link)
     }
 }
 
-async fn attempt(core: &Core, target: MonTarget) -> Result<(String, Link), MonFailure> {
+async fn attempt(
+    core: &Core,
+    target: MonTarget,
+    accepted: &AtomicBool,
+) -> Result<(String, Link), MonFailure> {
     let MonTarget { label, addr } = target;
     let Some(addr) = addr else {
         return Err(MonFailure { label, addr, cause: LinkError::from(MsgrError::Msgr1).into() });
     };
     let modes = &core.options.mon_modes;
-    let opened = match core.proof(EntityType::MON) {
-        Ok(proof) => dial(&core.dialer, EntityType::MON, addr, modes, proof, DIAL_LIMIT).await,
-        Err(error) => Err(error.into()),
-    };
-    match opened {
+    let proof = core.mon_proof(accepted);
+    match dial(&core.dialer, EntityType::MON, addr, modes, proof, DIAL_LIMIT).await {
         Ok(link) => Ok((label, link)),
         Err(cause) => Err(MonFailure { label, addr: Some(addr), cause }),
     }
@@ -187,7 +191,8 @@ async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
         return false;
     };
     let stranger = Mutex::new(cephx::Client::new(core.options.name.clone(), key.clone()));
-    let proof = Proof::key(&stranger);
+    let accepted = AtomicBool::new(false);
+    let proof = Proof::key(&stranger, &accepted);
     dial(&core.dialer, EntityType::MON, *addr, &core.options.mon_modes, proof, DIAL_LIMIT).await.is_ok()
 }
 
@@ -195,12 +200,15 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
     let mut heard = Instant::now();
     let mut next_keepalive = heard + KEEPALIVE;
     let mut next_check = heard + RENEW_CHECK;
+    // The answer to the subscriptions. A monitor that gives none is of no use, however alive it is.
+    let mut greeted = false;
     loop {
         tokio::select! {
             biased;
             event = link.serve(outbox) => {
                 let Some(event) = event? else { return Ok(()) };
                 if let Event::Message(message) = event {
+                    greeted = true;
                     core.mon_message(message)?;
                 }
             }
@@ -215,7 +223,7 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
                     if link.take_received() {
                         heard = now;
                     }
-                    if now - heard > SILENCE {
+                    if !greeted || now - heard > SILENCE {
                         return Err(LinkError::Silent.into());
                     }
                     next_keepalive = now + KEEPALIVE;

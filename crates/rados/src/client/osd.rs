@@ -23,8 +23,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(40);
 
 pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbox: Arc<Outbox>) {
-    #[expect(clippy::disallowed_methods, reason = "one task per connection")]
-    tokio::spawn(async move {
+    core.runtime.clone().spawn(async move {
         let mut failures = core.osd_failures(session.osd, addr);
         tokio::select! {
             () = outbox.closed() => return,
@@ -67,7 +66,7 @@ async fn pause(failures: u32) {
 }
 
 async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
-    let proof = match core.proof(EntityType::OSD) {
+    let proof = match core.osd_proof() {
         Ok(proof) => proof,
         Err(error) => {
             core.tickets_wanted.notify_one();

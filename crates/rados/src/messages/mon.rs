@@ -44,7 +44,8 @@ impl Decode for MonMap {
             }
             let fsid = Uuid::decode(r)?;
             let epoch = Epoch::decode(r)?;
-            (Utime::decode(r)?, Utime::decode(r)?); // last_changed, created
+            Utime::decode(r)?; // last_changed
+            Utime::decode(r)?; // created
             for _ in 0..2 {
                 // persistent and optional features
                 r.versioned("mon_feature_t", 1, |r, _| u64::decode(r))?;

@@ -1,5 +1,6 @@
 //! What a connection proves about us, and what the peer proves to us.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ceph_codec::{EntityType, GlobalId};
@@ -11,8 +12,9 @@ use super::random;
 /// One side of an authentication under way.
 #[derive(Debug)]
 pub(crate) enum Proof<'a> {
-    /// The key, to a monitor.
-    Key { client: &'a Mutex<cephx::Client>, handshake: MonHandshake },
+    /// The key, to a monitor. Of several attempts at a time the first that is `accepted` wins: what comes with
+    /// it serves to renew tickets on that connection only.
+    Key { client: &'a Mutex<cephx::Client>, handshake: MonHandshake, accepted: &'a AtomicBool },
     /// A ticket, to an OSD.
     Ticket(Authorizer),
     /// Nothing: the cluster runs without authentication.
@@ -20,9 +22,9 @@ pub(crate) enum Proof<'a> {
 }
 
 impl<'a> Proof<'a> {
-    pub(crate) fn key(client: &'a Mutex<cephx::Client>) -> Self {
+    pub(crate) fn key(client: &'a Mutex<cephx::Client>, accepted: &'a AtomicBool) -> Self {
         let handshake = client.lock().start_mon();
-        Self::Key { client, handshake }
+        Self::Key { client, handshake, accepted }
     }
 
     /// # Errors
@@ -48,7 +50,9 @@ impl<'a> Proof<'a> {
 
     pub(super) fn challenge(&mut self, payload: &[u8], now: Duration) -> Result<Vec<u8>, AuthError> {
         match self {
-            Self::Key { client, handshake } => handshake.challenge(&client.lock(), payload, now, &mut random),
+            Self::Key { client, handshake, .. } => {
+                handshake.challenge(&client.lock(), payload, now, &mut random)
+            }
             Self::Ticket(authorizer) => authorizer.challenge(payload, &mut random),
             Self::Nothing { .. } => Err(AuthError::OutOfTurn { what: "a challenge without authentication" }),
         }
@@ -61,7 +65,15 @@ impl<'a> Proof<'a> {
         now: Duration,
     ) -> Result<SessionSecrets, AuthError> {
         match self {
-            Self::Key { client, handshake } => handshake.done(&mut client.lock(), id, payload, now),
+            Self::Key { client, handshake, accepted } => {
+                let mut client = client.lock();
+                if accepted.load(Ordering::Relaxed) {
+                    return Err(AuthError::Superseded);
+                }
+                let secrets = handshake.done(&mut client, id, payload, now)?;
+                accepted.store(true, Ordering::Relaxed);
+                Ok(secrets)
+            }
             Self::Ticket(authorizer) => authorizer.done(payload),
             Self::Nothing { .. } => {
                 Ok(SessionSecrets { session_key: Vec::new().into(), connection_secret: Vec::new().into() })
@@ -71,7 +83,7 @@ impl<'a> Proof<'a> {
 
     pub(super) fn refused(&self, result: i32, allowed_methods: &[u32]) -> AuthError {
         match self {
-            Self::Key { client, handshake } => handshake.refused(&client.lock(), result, allowed_methods),
+            Self::Key { client, handshake, .. } => handshake.refused(&client.lock(), result, allowed_methods),
             Self::Ticket(authorizer) => authorizer.refused(result, allowed_methods),
             Self::Nothing { .. } => {
                 AuthError::MethodNotAllowed { method: cephx::none::METHOD, allowed: allowed_methods.to_vec() }

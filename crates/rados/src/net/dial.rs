@@ -56,7 +56,6 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) fn new(nonce: u32) -> Self {
         Self {
-            #[expect(clippy::disallowed_methods, reason = "the module with clocks")]
             started: Instant::now(),
             nonce,
             global_seq: AtomicU64::new(0),
@@ -125,7 +124,6 @@ async fn open(
     mut proof: Proof<'_>,
 ) -> Result<Link, DialError> {
     let socket = addr.addr.ok_or(DialError::NoAddress)?;
-    #[expect(clippy::disallowed_methods, reason = "the module with sockets")]
     let stream = TcpStream::connect(socket).await.map_err(DialError::Connect)?;
     stream.set_nodelay(true).map_err(DialError::Connect)?;
     let connection = Connection::new(ConnectionConfig::new(peer, addr, modes.to_vec()));
@@ -134,7 +132,7 @@ async fn open(
     loop {
         match link.event().await? {
             Event::Hello { my_addr: seen } => {
-                my_addr = Some(dialer.learn_addr(seen));
+                my_addr = Some(seen);
                 link.connection.start_auth(proof.method(), proof.payload()).map_err(LinkError::from)?;
             }
             Event::AuthMore(payload) => {
@@ -149,7 +147,8 @@ async fn open(
                 let global_id = if peer == EntityType::MON { given } else { dialer.global_id() };
                 let secrets = proof.done(given, &payload, dialer.now())?;
                 let ident = ClientIdent {
-                    addrs: my_addr.map(Into::into).unwrap_or_default(),
+                    // Only now: the word of a peer that proved nothing must not decide who we are.
+                    addrs: my_addr.map(|seen| dialer.learn_addr(seen).into()).unwrap_or_default(),
                     global_id,
                     global_seq: dialer.global_seq.fetch_add(1, Ordering::Relaxed) + 1,
                 };
