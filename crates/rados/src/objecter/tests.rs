@@ -312,6 +312,20 @@ fn maps_of_another_cluster_are_refused() {
     assert_eq!(objecter.map().epoch(), Epoch(60));
 }
 
+/// What is in flight to one object left in the order of submission, the last time it was sent.
+fn check_order(objecter: &Objecter<u32>, world: &World) {
+    for session in objecter.sessions.values() {
+        let mut last: BTreeMap<(&str, i64, bool), usize> = BTreeMap::new();
+        for op in session.ops.values().filter(|op| op.attempts > 0) {
+            let sent = |s: &Sent| s.tid == op.tid.0 && s.session == session.id;
+            let Some(at) = world.sent.iter().rposition(sent) else { continue };
+            let place = (&*op.target.object, op.target.locator.pool.0, op.target.is_write());
+            let before = last.insert(place, at);
+            assert!(before.is_none_or(|before| before < at), "{} overtook an older request", op.tid);
+        }
+    }
+}
+
 /// Every operation is in one place, and that is where the newest map wants it.
 fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
     let map = objecter.map();
@@ -326,7 +340,8 @@ fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
             let pg = op.target.spg.pg;
             assert_eq!(map.placement(pg).acting_primary, Some(*osd), "{pg} at epoch {}", map.epoch());
             assert_eq!(op.target.spg.shard, map.placement(pg).primary_shard());
-            let sendable = open.contains(&session.id) && !op.target.paused;
+            let held = session.backoffs.blocks(op.target.spg, &op.target.place());
+            let sendable = open.contains(&session.id) && !op.target.paused && !held;
             assert!(!sendable || op.attempts > 0, "{} is sendable and was never sent", op.tid);
         }
     }
@@ -334,11 +349,17 @@ fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { object: u16, pool: u8, read: bool },
+    Submit {
+        object: u16,
+        pool: u8,
+        read: bool,
+    },
     Maps(u8),
     Open,
     Reset(u8),
     Answer(u8),
+    /// The OSD holds back a placement group, or lets it go.
+    Backoff(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -349,6 +370,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Open),
         1 => any::<u8>().prop_map(Step::Reset),
         3 => any::<u8>().prop_map(Step::Answer),
+        1 => any::<u8>().prop_map(Step::Backoff),
     ]
 }
 
@@ -363,6 +385,7 @@ proptest! {
         let all = incrementals();
         let mut world = World::default();
         let mut open = BTreeSet::new();
+        let mut held = BTreeMap::new();
         let mut submitted = 0u32;
         for step in steps {
             match step {
@@ -370,7 +393,7 @@ proptest! {
                     let pools: Vec<i64> = objecter.map().pools().map(|p| p.id.0).collect();
                     let Some(pool) = pools.get(usize::from(pool) % pools.len().max(1)) else { continue };
                     let op = if read { Operation::new().read(0, 1) } else { write() };
-                    objecter.submit(request(*pool, &format!("o{object}"), op), Utime::default(), submitted);
+                    objecter.submit(request(*pool, &format!("o{}", object % 16), op), Utime::default(), submitted);
                     submitted += 1;
                 }
                 Step::Maps(count) => {
@@ -391,6 +414,25 @@ proptest! {
                         objecter.session_reset(session);
                     }
                 }
+                Step::Backoff(which) => {
+                    if world.sent.is_empty() { continue }
+                    let sent = world.sent[usize::from(which) % world.sent.len()].clone();
+                    let begin = HObject {
+                        key: vec![], name: vec![], snap: SnapId(0), hash: 0, max: false, namespace: vec![],
+                        pool: ceph_codec::PoolId(0),
+                    };
+                    let (op, spg) = match held.remove(&sent.session) {
+                        Some(spg) => (backoff_op::UNBLOCK, spg),
+                        None => (backoff_op::BLOCK, sent.spg),
+                    };
+                    if op == backoff_op::BLOCK {
+                        held.insert(sent.session, spg);
+                    }
+                    let begin = HObject { pool: spg.pg.pool, ..begin };
+                    let end = HObject { max: true, ..begin.clone() };
+                    let backoff = OsdBackoff { spg, epoch: Epoch(1), op, id: 1, begin, end };
+                    objecter.handle_backoff(sent.session, backoff);
+                }
                 Step::Answer(which) => {
                     if world.sent.is_empty() { continue }
                     let sent = world.sent[usize::from(which) % world.sent.len()].clone();
@@ -402,6 +444,7 @@ proptest! {
                 open.remove(session);
             }
             check(&objecter, &open);
+            check_order(&objecter, &world);
         }
         let waiting = objecter.homeless.len() + objecter.sessions.values().map(|s| s.ops.len()).sum::<usize>();
         let mut done: Vec<u32> = world.done.iter().map(|(n, _)| *n).collect();
