@@ -1,7 +1,9 @@
 //! A connection to a cluster, and the pools behind image names.
 
-use ceph_conf::{Environment, ImageSpec, Overrides};
-use rados::{Client, Errno, IoCtx, Options};
+use std::time::Duration;
+
+use ceph_conf::{Config, Environment, ImageSpec, Overrides};
+use rados::{Client, ConnectError, Errno, IoCtx, Options};
 use rbd::{Image, ImageDetails, OpenOptions};
 
 use crate::report::Error;
@@ -19,11 +21,7 @@ impl Cluster {
     pub(crate) async fn connect(overrides: &Overrides) -> Result<Self, Error> {
         let config = ceph_conf::load(&Environment::from_process()?, overrides)?;
         let user = config.entity().to_string();
-        let connected = match Options::from_config(&config).await {
-            Ok(options) => Client::connect(options).await,
-            Err(error) => Err(error),
-        };
-        match connected {
+        match connect(&config).await {
             Ok(client) => Ok(Self { client, user }),
             Err(source) => Err(Error::Connect { user, source: Box::new(source) }),
         }
@@ -61,6 +59,21 @@ impl Cluster {
     }
 
     fn open_error(&self, spec: &ImageSpec, source: rbd::OpenError) -> Error {
-        Error::Open { spec: spec.clone(), user: self.user.clone(), source: Box::new(source) }
+        Error::Open { spec: Box::new(spec.clone()), user: self.user.clone(), source: Box::new(source) }
     }
 }
+
+async fn connect(config: &Config) -> Result<Client, ConnectError> {
+    // What is wrong with the addresses matters more than a keyring that is missing, too.
+    config.mon_hosts()?;
+    let mut options = Options::from_config(config).await?;
+    // Who has not chosen a time limit is at a terminal, or is a service manager that will try again.
+    if options.connect_timeout == CEPHS_DEFAULT_PATIENCE {
+        options.connect_timeout = PATIENCE;
+    }
+    Client::connect(options).await
+}
+
+/// Default of `client_mount_timeout`.
+const CEPHS_DEFAULT_PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! `ls`: the images of a pool.
 
-use ceph_conf::Overrides;
+use ceph_conf::{ImageSpec, Overrides};
 use futures::{StreamExt, TryStreamExt, stream};
 use rados::IoCtx;
 use rbd::{Image, ImageDetails, OpenError, OpenOptions};
@@ -38,12 +38,12 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
         .try_collect()
         .await
         .map_err(|(image, source)| Error::Open {
-            spec: ceph_conf::ImageSpec {
+            spec: Box::new(ImageSpec {
                 pool: name.to_owned(),
                 namespace: namespace.map(str::to_owned),
                 image,
                 snapshot: None,
-            },
+            }),
             user: cluster.user().to_owned(),
             source: Box::new(source),
         })?;

@@ -42,7 +42,7 @@ pub(crate) enum Error {
     #[error("cannot look up pool {pool}")]
     Pool { pool: String, source: OpError },
     #[error("cannot open {spec} as {user}")]
-    Open { spec: ImageSpec, user: String, source: Box<OpenError> },
+    Open { spec: Box<ImageSpec>, user: String, source: Box<OpenError> },
     #[error("cannot list the images of {pool} as {user}")]
     List { pool: String, user: String, source: OpError },
 
@@ -102,9 +102,7 @@ impl Error {
             Self::RuntimeDir { .. } => "name another place with --socket".into(),
             Self::SocketBusy { .. } => "stop that process, or name another socket with --socket".into(),
             Self::NotASocket { .. } => "remove it, or name another path with --socket".into(),
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                "stop the process that uses it, or choose another".into()
-            }
+            Self::Listen { source, .. } => listen_help(source.kind())?,
             _ => return None,
         })
     }
@@ -112,6 +110,18 @@ impl Error {
 
 fn name_help(error: &EntityError) -> Option<String> {
     error.help()
+}
+
+fn listen_help(kind: io::ErrorKind) -> Option<String> {
+    Some(match kind {
+        io::ErrorKind::AddrInUse => "stop the process that uses it, or choose another".into(),
+        io::ErrorKind::NotFound => "make the directory first".into(),
+        io::ErrorKind::PermissionDenied => "choose a place where this user may create files".into(),
+        io::ErrorKind::InvalidInput => {
+            "the path of a unix socket has at most 107 bytes; choose a shorter one".into()
+        }
+        _ => return None,
+    })
 }
 
 fn open_help(spec: &ImageSpec, user: &str, error: &OpenError) -> Option<String> {
@@ -200,7 +210,7 @@ mod tests {
             action: "read the header",
             source: OpError::Errno(Errno::EPERM),
         });
-        let error = Error::Open { spec: spec("p/n/image@s"), user: "client.qemu".into(), source };
+        let error = Error::Open { spec: Box::new(spec("p/n/image@s")), user: "client.qemu".into(), source };
         assert_eq!(
             sentence(&error),
             format!(

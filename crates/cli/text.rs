@@ -14,7 +14,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     let power = bytes.checked_ilog2().unwrap_or(0) / 10;
     let unit = UNITS[power as usize];
     let multiple = 1u64 << (10 * power);
-    if bytes % multiple == 0 {
+    if bytes.is_multiple_of(multiple) {
         return format!("{}{unit}", bytes / multiple);
     }
     #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]

@@ -227,12 +227,16 @@ mod tests {
         }
     }
 
+    /// The umask, which is changed for a moment, is the whole process's.
+    static UMASK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn unix(path: PathBuf) -> Place {
         Place::Unix { path, mode: 0o600, default: true }
     }
 
     #[tokio::test]
     async fn a_socket_is_private_and_goes_with_its_listener() {
+        let _alone = UMASK.lock().await;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/socket");
         let listener = Listener::bind(&unix(path.clone())).unwrap();
@@ -244,6 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let _alone = UMASK.lock().await;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
