@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use ceph_conf::Overrides;
-use rbd::{Features, ImageDetails, ParentInfo, Snapshot};
+use rbd::{Features, ImageDetails, MirroringInfo, ParentInfo, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Format, ImageArgs};
@@ -73,6 +73,12 @@ fn to_json(details: &ImageDetails) -> Value {
     }
     if info.features.contains(Features::JOURNALING) {
         set("journal", json!(info.id));
+    }
+    if let Some(mirroring) = &details.mirroring {
+        let MirroringInfo { mode, state, global_id } = mirroring;
+        set("mirroring", json!({ "mode": mode, "state": state, "global_id": global_id }));
+    } else if info.features.contains(Features::JOURNALING) {
+        set("mirroring", json!({ "mode": "journal", "state": "disabled" }));
     }
     set("snapshots", details.snapshots.iter().rev().map(snapshot_json).collect());
     set("watchers", text::watchers_json(&details.watchers));
@@ -147,6 +153,13 @@ fn to_text(details: &ImageDetails) -> String {
     }
     if info.features.contains(Features::JOURNALING) {
         lines.push(format!("journal: {}", info.id));
+    }
+    if let Some(mirroring) = &details.mirroring {
+        lines.push(format!("mirroring state: {}", mirroring.state));
+        lines.push(format!("mirroring mode: {}", mirroring.mode));
+        lines.push(format!("mirroring global id: {}", mirroring.global_id));
+    } else if info.features.contains(Features::JOURNALING) {
+        lines.push("mirroring state: disabled".to_owned());
     }
 
     let mut text = format!("rbd image '{}':\n", info.name.as_deref().unwrap_or_default());

@@ -72,22 +72,25 @@ pub(crate) fn lock(owner: Option<&LockOwner>) -> String {
     }
 }
 
-/// Columns of equal width, two blanks apart. The headings say with `>` which ones are aligned to the right.
+/// Columns of equal width, two blanks apart. Headings that begin with `>` stand over columns aligned to the right.
 pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
-    let mut widths = headings.map(|heading| heading.trim_start_matches('>').len());
+    let names = headings.map(|heading| heading.trim_start_matches('>'));
+    let mut widths = names.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: [&str; N]| {
-        let cells = cells.iter().zip(widths).zip(headings).map(|((cell, width), heading)| {
-            if heading.starts_with('>') { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+    let line = |cells: [&str; N], to_the_right: [bool; N]| {
+        let cells = cells.iter().zip(widths).zip(to_the_right).map(|((cell, width), to_the_right)| {
+            if to_the_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let heading = line(headings.map(|heading| heading.trim_start_matches('>')));
-    rows.iter().fold(heading, |text, row| text + &line(row.each_ref().map(String::as_str)))
+    let to_the_right = headings.map(|heading| heading.starts_with('>'));
+    rows.iter().fold(line(names, [false; N]), |text, row| {
+        text + &line(row.each_ref().map(String::as_str), to_the_right)
+    })
 }
 
 #[cfg(test)]
@@ -141,7 +144,7 @@ mod tests {
         let rows = [["image", "4 GiB", ""], ["i", "64 MiB", "x"]].map(|row| row.map(str::to_owned));
         assert_eq!(
             table(["NAME", ">SIZE", "P"], &rows),
-            "NAME     SIZE  P\nimage   4 GiB\ni      64 MiB  x\n"
+            "NAME   SIZE    P\nimage   4 GiB\ni      64 MiB  x\n"
         );
     }
 }

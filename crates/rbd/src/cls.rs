@@ -240,6 +240,34 @@ impl Decode for ParentSpec {
     }
 }
 
+/// How an image is mirrored. Ceph: `cls::rbd::MirrorImage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MirrorImage {
+    pub(crate) global_id: String,
+    /// Ceph: `cls::rbd::MirrorImageState`.
+    pub(crate) state: u8,
+    /// Ceph: `cls::rbd::MirrorImageMode`.
+    pub(crate) mode: u8,
+}
+
+impl Decode for MirrorImage {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        r.versioned("MirrorImage", 2, |r, version| {
+            Ok(Self {
+                global_id: String::decode(r)?,
+                state: u8::decode(r)?,
+                // Before there were modes, all was journaled.
+                mode: if version >= 2 { u8::decode(r)? } else { 0 },
+            })
+        })
+    }
+}
+
+/// How the image with that id is mirrored; `ENOENT` if it is not.
+pub(crate) fn mirror_image_get(image_id: &str) -> Call<MirrorImage> {
+    Call::rbd("mirror_image_get", image_id.encode_to_vec())
+}
+
 /// The group that an image is in; pool -1 for none. Ceph: `cls::rbd::GroupSpec`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupSpec {

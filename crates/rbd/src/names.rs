@@ -4,6 +4,8 @@
 pub(crate) const DIRECTORY: &str = "rbd_directory";
 /// Lists the images that were moved to the trash.
 pub(crate) const TRASH: &str = "rbd_trash";
+/// Tells which images of a pool and namespace are mirrored.
+pub(crate) const MIRRORING: &str = "rbd_mirroring";
 
 /// Holds the id of the image of that name.
 pub(crate) fn id_object(name: &str) -> String {

@@ -77,7 +77,8 @@ impl ObjectStore for IoCtx {
     fn pool_name(&self) -> String {
         let pool = Self::pool(self);
         // The number is better than nothing for a pool that was deleted meanwhile.
-        self.client().with_map(|map| map.pool(pool).map_or_else(|| pool.to_string(), |pool| pool.name.clone()))
+        self.client()
+            .with_map(|map| map.pool(pool).map_or_else(|| pool.to_string(), |pool| pool.name.clone()))
     }
 
     fn namespace(&self) -> &str {

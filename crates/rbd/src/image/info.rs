@@ -95,6 +95,19 @@ pub struct ImageDetails {
     pub watchers: Vec<ObjectWatcher>,
     /// Who holds its exclusive lock.
     pub lock_owner: Option<LockOwner>,
+    /// How it is mirrored to another cluster, if it is.
+    pub mirroring: Option<MirroringInfo>,
+}
+
+/// How an image is mirrored, in the words of `rbd info`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirroringInfo {
+    /// `journal` or `snapshot`.
+    pub mode: &'static str,
+    /// `enabled`, or what is happening to it.
+    pub state: &'static str,
+    /// The id that it has in all clusters.
+    pub global_id: String,
 }
 
 pub(super) fn of_open<S: ObjectStore>(core: &Core<S>) -> ImageInfo {
@@ -166,6 +179,7 @@ pub(super) async fn inspect<S: ObjectStore>(
         info,
         watchers: watchers(store, &object).await.map_err(failed("list the watchers"))?,
         lock_owner: lock_owner(store, &object).await.map_err(failed("look up the lock"))?,
+        mirroring: mirroring(store, &id).await.map_err(failed("look up mirroring"))?,
         snapshots: header.snapshots,
     })
 }
@@ -196,6 +210,27 @@ async fn group_name<S: ObjectStore>(store: &S, pool: PoolId, id: &str) -> Result
     let namespace =
         if store.namespace().is_empty() { String::new() } else { format!("{}/", store.namespace()) };
     Ok(format!("{}/{namespace}{name}", groups.pool_name()))
+}
+
+async fn mirroring<S: ObjectStore>(store: &S, id: &str) -> Result<Option<MirroringInfo>, OpError> {
+    let found = match directory::call(store, names::MIRRORING, cls::mirror_image_get(id)).await {
+        // No such image, no image at all, or a store that knows nothing of it.
+        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EOPNOTSUPP) => return Ok(None),
+        found => found?,
+    };
+    let mode = match found.mode {
+        0 => "journal",
+        1 => "snapshot",
+        _ => "unknown",
+    };
+    let state = match found.state {
+        0 => "disabling",
+        1 => "enabled",
+        2 => return Ok(None),
+        3 => "creating",
+        _ => "unknown",
+    };
+    Ok(Some(MirroringInfo { mode, state, global_id: found.global_id }))
 }
 
 pub(super) async fn watchers<S: ObjectStore>(store: &S, header: &str) -> Result<Vec<ObjectWatcher>, OpError> {

@@ -21,7 +21,7 @@ use ceph_codec::SnapId;
 use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Snapshot};
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
-pub use info::{ImageDetails, ImageInfo, ParentInfo};
+pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
 use run_to_end::RunToEnd;
 pub use status::Extent;
 
