@@ -29,6 +29,11 @@ use clap::Parser;
 use args::{Args, Command};
 use report::Error;
 
+/// Large buffers come and go with every request. The allocator of glibc gives their pages back to the kernel each
+/// time and faults them in again: a quarter more CPU per request of 1 MiB.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     log::init(&args.log);

@@ -7,6 +7,7 @@
 //! Ceph: `doc/dev/encoding.rst`, `src/include/encoding.h`, `src/include/denc.h`.
 
 mod addr;
+mod auth_name;
 mod crc;
 mod error;
 mod ids;
@@ -17,6 +18,7 @@ mod time;
 mod writer;
 
 pub use addr::{AddrType, EntityAddr, EntityAddrVec};
+pub use auth_name::{EntityAuthName, NameError};
 pub use crc::{crc32c, crc32c_zeros};
 pub use error::DecodeError;
 pub use ids::{Epoch, GlobalId, OsdId, PgId, PoolId, ShardId, SnapId, SpgId, Tid, Uuid};

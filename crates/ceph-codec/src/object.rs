@@ -187,8 +187,12 @@ mod tests {
     #[test]
     fn a_locator_matches_ceph_pacific() {
         let wire = hex!("06 06 1c000000 5d00000000000000 ffffffff 00000000 00000000 0e00000000000000");
-        let locator =
-            ObjectLocator { pool: PoolId(0x5d), key: String::new(), namespace: String::new(), hash: Some(14) };
+        let locator = ObjectLocator {
+            pool: PoolId(0x5d),
+            key: String::new(),
+            namespace: String::new(),
+            hash: Some(14),
+        };
         assert_eq!(ObjectLocator::decode_from(&wire).as_ref(), Ok(&locator));
         assert_eq!(locator.encode_to_vec(), wire);
     }

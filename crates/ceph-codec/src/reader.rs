@@ -168,14 +168,14 @@ impl<'a> Reader<'a> {
         &mut self,
         what: &'static str,
         known: u8,
-        fields: impl FnOnce(&mut Reader<'a>, u8) -> Result<T, DecodeError>,
+        fields: impl FnOnce(&mut Self, u8) -> Result<T, DecodeError>,
     ) -> Result<T, DecodeError> {
         let [version, compat] = self.array(what)?;
         if compat > known {
             return Err(DecodeError::TooNew { what, compat, known });
         }
         let len = self.len(what)?;
-        fields(&mut Reader::new(self.take(what, len)?), version)
+        fields(&mut Self::new(self.take(what, len)?), version)
     }
 }
 

@@ -3,9 +3,11 @@
 //! Ceph: `env_to_vec`, `ceph_argparse_early_args` in `src/common/ceph_argparse.cc` and `md_config_t::parse_argv`
 //! in `src/common/config.cc`.
 
+use ceph_codec::EntityAuthName;
 use thiserror::Error;
 
-use crate::{Entity, EntityError, Overrides};
+use crate::entity::parse_entity;
+use crate::{EntityError, Overrides};
 
 /// `CEPH_ARGS` cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,9 +52,9 @@ pub(crate) fn parse(args: &str) -> Result<Overrides, ArgsError> {
             "--cluster" => out.cluster = Some(value()?),
             "--id" | "--user" => {
                 // What comes last counts, and an id keeps the type of a name before it.
-                let kind = out.name.take().map(|name| name.parse::<Entity>()).transpose()?;
+                let kind = out.name.take().map(|name| parse_entity(&name)).transpose()?;
                 let kind = kind.unwrap_or_default().kind;
-                out.name = Some(Entity { kind, id: value()? }.to_string());
+                out.name = Some(EntityAuthName { kind, id: value()? }.to_string());
             }
             "-n" | "--name" => out.name = Some(value()?),
             "-m" | "--mon-host" => out.mon_host = Some(value()?),

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ceph_codec::EntityAuthName;
 use thiserror::Error;
 
 use crate::defaults::DEFAULTS;
+use crate::entity::parse_entity;
 use crate::meta::Meta;
 use crate::options::{paths, words};
 use crate::value::{parse_bool, parse_count, parse_duration, parse_size};
 use crate::{
-    ArgsError, ConfFile, Entity, EntityError, ExpandError, MonAddr, MonHostError, Options, Secret,
-    ValueError, args, parse_mon_host,
+    ArgsError, ConfFile, EntityError, ExpandError, MonAddr, MonHostError, Options, Secret, ValueError, args,
+    parse_mon_host,
 };
 
 /// What the command line says; goes before everything else.
@@ -75,7 +77,7 @@ pub enum ConfigError {
 /// Knows who the client is and where its configuration is, before that is read.
 #[derive(Debug, Clone)]
 pub struct ConfigBuilder {
-    entity: Entity,
+    entity: EntityAuthName,
     cluster: Option<String>,
     conf: Option<String>,
     env: Environment,
@@ -93,13 +95,13 @@ impl ConfigBuilder {
     pub fn new(env: &Environment, overrides: &Overrides) -> Result<Self, ConfigError> {
         let args = args::parse(env.ceph_args.as_ref().map(Secret::expose).unwrap_or_default())?;
 
-        let name = overrides.name.as_ref().map(|name| name.parse());
-        let id = overrides.id.as_deref().map(|id| Ok(Entity::client(id)));
-        let from_args = args.name.as_ref().map(|name| name.parse().map_err(ArgsError::Name));
+        let name = overrides.name.as_ref().map(|name| parse_entity(name));
+        let id = overrides.id.as_deref().map(|id| Ok(EntityAuthName::client(id)));
+        let from_args = args.name.as_ref().map(|name| parse_entity(name).map_err(ArgsError::Name));
         let entity = match (name.or(id), from_args) {
             (Some(entity), _) => entity?,
             (None, Some(entity)) => entity?,
-            (None, None) => Entity::default(),
+            (None, None) => EntityAuthName::default(),
         };
 
         let mut stronger = Options::default();
@@ -233,7 +235,7 @@ fn supersede_auth_supported(options: &mut Options) {
 /// The configuration of one client.
 #[derive(Debug, Clone)]
 pub struct Config {
-    entity: Entity,
+    entity: EntityAuthName,
     cluster: String,
     path: Option<PathBuf>,
     options: Options,
@@ -292,7 +294,7 @@ impl DnsSrv {
 impl Config {
     /// Who the client is.
     #[must_use]
-    pub fn entity(&self) -> &Entity {
+    pub fn entity(&self) -> &EntityAuthName {
         &self.entity
     }
 

@@ -1,40 +1,7 @@
-//! Who a client is, as keyrings name it.
+//! Who a client is, as users type it.
 
-use std::fmt;
-use std::str::FromStr;
-
-use ceph_codec::EntityType;
+use ceph_codec::EntityAuthName;
 use thiserror::Error;
-
-/// A user of the cluster, such as `client.admin`. Ceph: `EntityName` in `src/common/entity_name.cc`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Entity {
-    /// The part before the dot; `client` for all but daemons.
-    pub kind: EntityType,
-    /// The part after the first dot.
-    pub id: String,
-}
-
-impl Entity {
-    /// The client with this id.
-    #[must_use]
-    pub fn client(id: &str) -> Self {
-        Self { kind: EntityType::CLIENT, id: id.to_owned() }
-    }
-}
-
-impl Default for Entity {
-    /// `client.admin`, as for all of Ceph's tools.
-    fn default() -> Self {
-        Self::client("admin")
-    }
-}
-
-impl fmt::Display for Entity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.kind, self.id)
-    }
-}
 
 /// A name that is not of the form `TYPE.ID`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,16 +20,10 @@ impl EntityError {
     }
 }
 
-impl FromStr for Entity {
-    type Err = EntityError;
-
-    fn from_str(name: &str) -> Result<Self, EntityError> {
-        name.split_once('.')
-            .and_then(|(kind, id)| Some((EntityType::from_name(kind)?, id)))
-            .filter(|(_, id)| !id.is_empty())
-            .map(|(kind, id)| Self { kind, id: id.to_owned() })
-            .ok_or_else(|| EntityError { name: name.to_owned() })
-    }
+/// Parses the name of a user. Keyrings have names without id, such as `mon.`; a client is not called so.
+pub(crate) fn parse_entity(name: &str) -> Result<EntityAuthName, EntityError> {
+    let parsed = name.parse::<EntityAuthName>().ok();
+    parsed.filter(|entity| !entity.id.is_empty()).ok_or_else(|| EntityError { name: name.to_owned() })
 }
 
 #[cfg(test)]
@@ -70,19 +31,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_split_at_the_first_dot() {
-        let entity: Entity = "client.rbd.host1".parse().unwrap();
-        assert_eq!((entity.kind, entity.id.as_str()), (EntityType::CLIENT, "rbd.host1"));
-        assert_eq!(entity.to_string(), "client.rbd.host1");
-    }
-
-    #[test]
     fn a_name_without_type_is_refused_with_advice() {
-        let error = "qemu".parse::<Entity>().unwrap_err();
+        let error = parse_entity("qemu").unwrap_err();
         assert!(error.to_string().starts_with("'qemu' is not of the form TYPE.ID"), "{error}");
         assert_eq!(error.help().as_deref(), Some("use --id qemu or --name client.qemu"));
         for name in ["", ".", "client.", "user.x", "Client.x"] {
-            assert!(name.parse::<Entity>().is_err(), "{name}");
+            assert!(parse_entity(name).is_err(), "{name}");
         }
+        assert_eq!(parse_entity("client.rbd.host1"), Ok(EntityAuthName::client("rbd.host1")));
     }
 }

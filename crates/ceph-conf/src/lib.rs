@@ -44,7 +44,7 @@ pub use config::{
     AuthMethod, Config, ConfigBuilder, ConfigError, ConnectionMode, Credentials, DnsSrv, Environment,
     Overrides,
 };
-pub use entity::{Entity, EntityError};
+pub use entity::EntityError;
 pub use file::{ConfFile, Expected, SyntaxError};
 pub use image_spec::{ImageSpec, SpecError};
 pub use load::{LoadError, load};

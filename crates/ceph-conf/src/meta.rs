@@ -4,10 +4,11 @@
 
 use std::borrow::Cow;
 
+use ceph_codec::EntityAuthName;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::{Entity, Environment, Options};
+use crate::{Environment, Options};
 
 /// A value of an option that grows without bound when its metavariables are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,7 +27,7 @@ const MAX_LEN: usize = 64 << 10;
 
 /// What metavariables stand for.
 pub(crate) struct Meta<'a> {
-    pub(crate) entity: &'a Entity,
+    pub(crate) entity: &'a EntityAuthName,
     pub(crate) cluster: &'a str,
     pub(crate) env: &'a Environment,
     pub(crate) options: &'a Options,
@@ -141,7 +142,8 @@ mod tests {
             ..Environment::default()
         };
         let options = options.iter().copied().collect();
-        let meta = Meta { entity: &Entity::client("x"), cluster: "ceph", env: &env, options: &options };
+        let meta =
+            Meta { entity: &EntityAuthName::client("x"), cluster: "ceph", env: &env, options: &options };
         meta.option("probe", raw).map(|value| value.to_string())
     }
 

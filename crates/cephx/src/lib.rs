@@ -34,7 +34,6 @@ mod error;
 mod handshake;
 mod key;
 mod keyring;
-mod name;
 pub mod none;
 #[cfg(test)]
 mod recorded;
@@ -43,12 +42,12 @@ mod ticket;
 use zeroize::Zeroizing;
 
 pub use authorizer::Authorizer;
+pub use ceph_codec::{EntityAuthName, NameError};
 pub use client::{Client, Renewal};
 pub use error::AuthError;
 pub use handshake::MonHandshake;
 pub use key::{CryptoKey, KeyError, KeyKind};
 pub use keyring::{Keyring, KeyringError};
-pub use name::{EntityAuthName, NameError};
 
 /// Number of the method in `AUTH_REQUEST`. Ceph: `CEPH_AUTH_CEPHX` in `src/include/ceph_fs.h`.
 pub const METHOD: u32 = 2;

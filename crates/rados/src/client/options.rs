@@ -42,7 +42,7 @@ impl Options {
     /// # Errors
     /// [`ConnectError`] if something is missing or malformed.
     pub async fn from_config(config: &Config) -> Result<Self, ConnectError> {
-        let name = entity_name(config);
+        let name = config.entity().clone();
         let methods = config.auth_methods()?;
         // The first method counts: `cephx, none` must not be talked down by whoever answers.
         let key =
@@ -64,11 +64,6 @@ impl Options {
 }
 
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
-
-fn entity_name(config: &Config) -> EntityAuthName {
-    let entity = config.entity();
-    EntityAuthName { kind: entity.kind, id: entity.id.clone() }
-}
 
 fn modes(modes: &[ConnectionMode]) -> Vec<ConMode> {
     modes

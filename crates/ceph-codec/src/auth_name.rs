@@ -1,10 +1,11 @@
-//! The name a key belongs to.
+//! Users of a cluster, by the names that keyrings give them.
 
 use std::fmt;
 use std::str::FromStr;
 
-use ceph_codec::{Encode, EntityType};
 use thiserror::Error;
+
+use crate::{Encode, EntityType};
 
 /// The name of a user in a keyring, such as `client.qemu`. Ceph: `EntityName` in `src/common/entity_name.h`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +14,13 @@ pub struct EntityAuthName {
     pub kind: EntityType,
     /// The part after the dot; may be empty (`mon.`) and may have dots of its own.
     pub id: String,
+}
+
+impl Default for EntityAuthName {
+    /// `client.admin`, as for all of Ceph's tools.
+    fn default() -> Self {
+        Self::client("admin")
+    }
 }
 
 impl EntityAuthName {
