@@ -14,6 +14,15 @@
 //! # }
 //! ```
 //!
+//! # What waits, and what fails
+//!
+//! Operations wait for the cluster as long as it takes: while OSDs or monitors are down, frozen or unreachable,
+//! a pool is full, the cluster is paused, or the user's key was taken away. They are sent again as often as
+//! needed, and applied once. A client instance ends, with [`OpError::Blocklisted`] or
+//! [`OpError::IdentityLost`] for everything in flight and to come, when the cluster bars it, or when it was
+//! frozen or cut off for so long that the monitors accept its user but not the instance. It never goes on
+//! under another identity: its locks and watches would be a stranger's.
+//!
 //! # How it is built
 //!
 //! The protocols are state machines without sockets: `monc` (monitors) and `objecter` (operations), on top of

@@ -98,6 +98,8 @@ impl Client {
         match now {
             Progress::Ready => {}
             Progress::Failed(error) | Progress::Connecting(Some(error)) => {
+                // Lets go of the other reference.
+                core.progress.send_replace(Progress::Connecting(None));
                 return Err(Arc::try_unwrap(error).unwrap_or_else(ConnectError::Shared));
             }
             Progress::Connecting(None) => return Err(ConnectError::NoOsdMap(limit)),

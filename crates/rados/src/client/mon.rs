@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ceph_codec::{EntityAddr, EntityType};
+use ceph_codec::{EntityAddr, EntityType, Epoch};
 use ceph_msgr::{Event, MsgrError};
 use cephx::AuthError;
 use futures::StreamExt;
@@ -152,12 +152,13 @@ fn shuffle(targets: &mut [MonTarget]) {
 
 /// Remembers why none answered; ends the wait for the first session where trying again is of no use.
 fn report(core: &Core, failures: Vec<MonFailure>) {
-    for failure in &failures {
-        tracing::info!(
-            monitor = failure.label,
-            error = &failure.cause as &dyn std::error::Error,
-            "monitor failed"
-        );
+    for MonFailure { label, cause, .. } in &failures {
+        let error = cause as &dyn std::error::Error;
+        if cause.is_transient() {
+            tracing::info!(monitor = label, error, "monitor failed");
+        } else {
+            tracing::warn!(monitor = label, error, "monitor failed; it will be tried again");
+        }
     }
     let permanent = !failures.is_empty() && failures.iter().all(|f| !f.cause.is_transient());
     let rejected = failures.iter().position(|f| matches!(&f.cause, DialError::Auth(e) if !e.is_transient()));
@@ -200,8 +201,9 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
     let mut heard = Instant::now();
     let mut next_keepalive = heard + KEEPALIVE;
     let mut next_check = heard + RENEW_CHECK;
-    // The answer to the subscriptions. A monitor that gives none is of no use, however alive it is.
-    let mut greeted = false;
+    // The first subscriptions are answered at once. A monitor that does not is of no use, however alive it is.
+    // Later ones are only when there is something new.
+    let mut greeted = *core.epoch.borrow() > Epoch(0);
     loop {
         tokio::select! {
             biased;
