@@ -1,7 +1,5 @@
 //! A connection to a cluster, and the pools behind image names.
 
-use std::time::Duration;
-
 use ceph_conf::{Config, Environment, ImageSpec, Overrides};
 use rados::{Client, ConnectError, Errno, IoCtx, Options};
 use rbd::{Image, ImageDetails, OpenOptions};
@@ -66,14 +64,5 @@ impl Cluster {
 async fn connect(config: &Config) -> Result<Client, ConnectError> {
     // What is wrong with the addresses matters more than a keyring that is missing, too.
     config.mon_hosts()?;
-    let mut options = Options::from_config(config).await?;
-    // Who has not chosen a time limit is at a terminal, or is a service manager that will try again.
-    if options.connect_timeout == CEPHS_DEFAULT_PATIENCE {
-        options.connect_timeout = PATIENCE;
-    }
-    Client::connect(options).await
+    Client::connect(Options::from_config(config).await?).await
 }
-
-/// Default of `client_mount_timeout`.
-const CEPHS_DEFAULT_PATIENCE: Duration = Duration::from_secs(300);
-const PATIENCE: Duration = Duration::from_secs(30);

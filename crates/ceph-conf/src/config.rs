@@ -428,12 +428,12 @@ impl Config {
         self.modes("ms_mon_client_mode")
     }
 
-    /// How long to try to connect: `client_mount_timeout`.
+    /// How long to try to connect: `client_mount_timeout`; `None` if nobody said. Ceph's default is 300 s.
     ///
     /// # Errors
     /// [`ValueError`] if it is no time.
-    pub fn client_mount_timeout(&self) -> Result<Duration, ValueError> {
-        Ok(self.get_duration("client_mount_timeout")?.unwrap_or(Duration::from_secs(300)))
+    pub fn client_mount_timeout(&self) -> Result<Option<Duration>, ValueError> {
+        Ok(self.get_duration("client_mount_timeout")?.filter(|timeout| !timeout.is_zero()))
     }
 
     /// How long an operation may wait for an OSD; `None` is for ever: `rados_osd_op_timeout`.

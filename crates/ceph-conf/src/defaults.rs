@@ -5,7 +5,6 @@
 /// Not here are the `auth_*_required` options, where this crate is stricter than Ceph, see
 /// [`Config::auth_methods`](crate::Config::auth_methods).
 pub(crate) const DEFAULTS: &[(&str, &str)] = &[
-    ("client_mount_timeout", "300"),
     (
         "keyring",
         "/etc/ceph/$cluster.$name.keyring,/etc/ceph/$cluster.keyring,/etc/ceph/keyring,/etc/ceph/keyring.bin",

@@ -48,6 +48,12 @@ impl OpError {
         }
     }
 
+    /// Whether this client instance can never do anything again, and another owns what it held.
+    #[must_use]
+    pub fn ends_the_instance(&self) -> bool {
+        matches!(self, Self::Blocklisted | Self::IdentityLost)
+    }
+
     /// Whether it is the given errno.
     #[must_use]
     pub fn is(&self, errno: Errno) -> bool {

@@ -152,12 +152,12 @@ fn connection_modes_are_in_order_of_preference() {
 #[test]
 fn zero_is_no_timeout() {
     let defaults = config("");
-    assert_eq!(defaults.client_mount_timeout(), Ok(Duration::from_secs(300)));
+    assert_eq!(defaults.client_mount_timeout(), Ok(None));
     assert_eq!(defaults.rados_osd_op_timeout(), Ok(None));
     let text =
         "[global]\nclient mount timeout = 5\nrados osd op timeout = 30\nrados mon op timeout = 1 min\n";
     let config = config(text);
-    assert_eq!(config.client_mount_timeout(), Ok(Duration::from_secs(5)));
+    assert_eq!(config.client_mount_timeout(), Ok(Some(Duration::from_secs(5))));
     assert_eq!(config.rados_osd_op_timeout(), Ok(Some(Duration::from_secs(30))));
     assert_eq!(config.rados_mon_op_timeout(), Ok(Some(Duration::from_secs(60))));
 }

@@ -47,10 +47,7 @@ impl Options {
         // The first method counts: `cephx, none` must not be talked down by whoever answers.
         let key =
             if methods.first() == Some(&AuthMethod::Cephx) { Some(read_key(config, &name)?) } else { None };
-        let connect_timeout = match config.get("client_mount_timeout") {
-            Some(text) if !text.is_empty() => config.client_mount_timeout()?.min(CONNECT_TIMEOUT_MAX),
-            _ => CONNECT_TIMEOUT,
-        };
+        let connect_timeout = config.client_mount_timeout()?.unwrap_or(CONNECT_TIMEOUT);
         Ok(Self {
             monitors: monitors(config).await?,
             name,
@@ -62,8 +59,6 @@ impl Options {
         })
     }
 }
-
-const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 fn modes(modes: &[ConnectionMode]) -> Vec<ConMode> {
     modes

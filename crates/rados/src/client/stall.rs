@@ -37,13 +37,17 @@ impl StallLog {
             paused,
             connecting,
             unanswered,
-            osds = ?objecter.busy_osds(),
+            osds = busy_osds(objecter),
             monitor,
             epoch = %objecter.map().epoch(),
             "operations are waiting for the cluster: {}",
             reason(stalled, monitor),
         );
     }
+}
+
+fn busy_osds<C>(objecter: &Objecter<C>) -> String {
+    objecter.busy_osds().iter().map(|osd| format!("osd.{osd}")).collect::<Vec<_>>().join(" ")
 }
 
 fn reason(stalled: Stalled, monitor: bool) -> &'static str {

@@ -175,7 +175,7 @@ impl<S: ObjectStore> Core<S> {
 
     /// The error of an operation on an object. Being blocklisted ends the lock.
     pub(super) fn failed(&self, object: String, source: OpError) -> ImageError {
-        if source == OpError::Blocklisted
+        if source.ends_the_instance()
             && let Some(lock) = self.lock.get()
         {
             lock.blocklisted();

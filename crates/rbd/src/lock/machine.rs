@@ -389,7 +389,7 @@ impl Machine {
             }
             Answer::Owner(0) => self.wait(now, AGREED_RETRY),
             Answer::Nobody => self.wait(now, SILENT_RETRY),
-            Answer::Failed(OpError::Blocklisted) => self.lose(),
+            Answer::Failed(error) if error.ends_the_instance() => self.lose(),
             Answer::Failed(OpError::Shutdown) => {
                 self.fail_store("ask for the exclusive lock", OpError::Shutdown)
             }
@@ -450,7 +450,7 @@ impl Machine {
     }
 
     fn unlocked(&mut self, now: Instant, result: Result<(), OpError>) {
-        if result == Err(OpError::Blocklisted) {
+        if result.as_ref().is_err_and(OpError::ends_the_instance) {
             return self.lose();
         }
         // An unlock that failed otherwise is found as our own lock when it is wanted again.
@@ -491,7 +491,7 @@ impl Machine {
                 }
                 self.rebind();
             }
-            Err(OpError::Blocklisted) => return self.lose(),
+            Err(error) if error.ends_the_instance() => return self.lose(),
             Err(_) => {
                 self.doubtful = true;
                 if self.state == State::Held {
@@ -529,7 +529,7 @@ impl Machine {
     }
 
     fn fail_store(&mut self, doing: &'static str, source: OpError) {
-        if source == OpError::Blocklisted {
+        if source.ends_the_instance() {
             return self.lose();
         }
         self.fail(LockError::Store { doing, source });

@@ -238,7 +238,9 @@ impl<S: ObjectStore> Inner<S> {
                 error!(map = self.object, states = states.len(), objects, "the object map is too small");
                 (false, true)
             }
-            Err(error @ (OpError::Blocklisted | OpError::Shutdown)) => return Err(error.into()),
+            Err(error @ (OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown)) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 error!(map = self.object, %error, "could not load the object map");
                 let corrupt = error.is(Errno::EINVAL);
@@ -292,7 +294,7 @@ impl<S: ObjectStore> Inner<S> {
     }
 
     fn without_lock(&self, error: OpError) -> Result<(), OpError> {
-        if matches!(error, OpError::Blocklisted | OpError::Shutdown) {
+        if matches!(error, OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown) {
             return Err(error);
         }
         error!(map = self.object, %error, "could not lock the object map");
@@ -354,7 +356,9 @@ impl<S: ObjectStore> Inner<S> {
     async fn safe(&self, result: Result<(), OpError>) -> Result<(), ObjectMapError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error @ (OpError::Blocklisted | OpError::Shutdown)) => Err(error.into()),
+            Err(error @ (OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown)) => {
+                Err(error.into())
+            }
             Err(error) => {
                 error!(map = self.object, %error, "could not update the object map, marking it as invalid");
                 self.invalidate().await

@@ -207,8 +207,8 @@ impl<S: ObjectStore, H: WatchHandler> Task<S, H> {
                     handler.header_updated();
                     return Some(watch);
                 }
-                Err(OpError::Blocklisted) => {
-                    error!(object = %self.object, "the cluster has blocklisted this client");
+                Err(error) if error.ends_the_instance() => {
+                    error!(object = %self.object, %error, "the image cannot be served any more");
                     self.handler.upgrade()?.blocklisted();
                     return None;
                 }
