@@ -50,7 +50,7 @@ fn a_user_who_may_only_read_serves_read_only() {
     run(&format!("qemu-io -f raw -c 'write -P 7 0 8M' '{}'", cluster.qemu(&image.spec)));
     cluster.run(&format!("rbd snap create --no-progress {image}@s"));
     cluster.run(&format!(
-        "ceph auth get-or-create client.reader mon 'profile rbd-read-only' osd 'profile rbd-read-only pool=rbdpool' -o {}",
+        "umask 77; ceph auth get-or-create client.reader mon 'profile rbd-read-only' osd 'profile rbd-read-only pool=rbdpool' -o {}",
         cluster.file("client.reader.keyring")
     ));
     let snapshot = format!("{image}@s");
