@@ -61,7 +61,7 @@ impl<S: ObjectStore> Core<S> {
             .and_then(|reply| contents(&reply, extent, sparse))
         {
             Ok(data) => Ok(data),
-            Err(error) if error.is(Errno::ENOENT) => Ok(ReadData::hole(extent.len)),
+            Err(OpError::Errno(Errno::ENOENT)) => Ok(ReadData::hole(extent.len)),
             Err(error) => Err(self.failed(name, error)),
         }
     }

@@ -148,21 +148,22 @@ impl<S: ObjectStore> Core<S> {
         if extent.offset == 0 && extent.len == object_size {
             return self.remove_object(extent.object).await;
         }
-        self.change_object(extent.object, ObjectState::Exists, |_| {
+        let cleared = self.change_object(extent.object, ObjectState::Exists, |_| {
             if extent.offset + extent.len == object_size {
                 Operation::new().truncate(extent.offset)
             } else {
                 Operation::new().zero(extent.offset, extent.len)
             }
-        })
-        .await
+        });
+        unless_missing(cleared.await)
     }
 
     /// Removes an object. The object map says so only if no other removal is under way: that one may be of an
     /// object that was written again meanwhile.
     async fn remove_object(&self, object: u64) -> Result<(), ImageError> {
         *self.removing.lock().entry(object).or_default() += 1;
-        let result = self.change_object(object, ObjectState::Pending, |_| Operation::new().delete()).await;
+        let removed = self.change_object(object, ObjectState::Pending, |_| Operation::new().delete());
+        let result = unless_missing(removed.await);
         let last = {
             let mut removing = self.removing.lock();
             let count = removing.entry(object).or_default();
@@ -199,8 +200,6 @@ impl<S: ObjectStore> Core<S> {
             let submitted = self.data.write(&name, operation(may_exist), &self.header().snapc);
             match submitted.await {
                 Ok(_) => return Ok(()),
-                // Truncating, zeroing or removing what is not there.
-                Err(error) if error.is(Errno::ENOENT) => return Ok(()),
                 Err(OpError::Errno(Errno::EOLDSNAPC)) if retries < SNAPC_RETRIES => {
                     retries += 1;
                     self.outdate();
@@ -250,6 +249,14 @@ async fn mark_in<S: ObjectStore>(
         if state != ObjectState::Exists || map.state(object) == state {
             return Ok(());
         }
+    }
+}
+
+/// An object that is not there needs no clearing. (A pool that is gone is something else, of the same errno.)
+fn unless_missing(cleared: Result<(), ImageError>) -> Result<(), ImageError> {
+    match cleared {
+        Err(ImageError::Op { source: OpError::Errno(Errno::ENOENT), .. }) => Ok(()),
+        cleared => cleared,
     }
 }
 

@@ -94,6 +94,11 @@ impl States {
         self.slots(objects).any(|at| self.load(at).needs_change_to(new))
     }
 
+    /// Whether any of the objects is in this state.
+    pub(crate) fn contains(&self, objects: Range<u64>, state: ObjectState) -> bool {
+        self.slots(objects).any(|at| self.load(at) == state)
+    }
+
     /// Changes those of the objects that are in the expected state.
     pub(crate) fn change(&mut self, objects: Range<u64>, new: ObjectState, expected: Option<ObjectState>) {
         for at in self.slots(objects) {

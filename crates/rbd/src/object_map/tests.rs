@@ -73,6 +73,22 @@ async fn updates_reach_the_stored_map() {
 }
 
 #[tokio::test]
+async fn what_a_dead_owner_was_removing_counts_as_existing() {
+    let store = MemStore::new();
+    let of = image(&store);
+    let dead = ObjectMap::load(store.connect(), of.clone()).await.unwrap();
+    dead.update(3..6, Exists, None).await.unwrap();
+    dead.update(4..5, Pending, None).await.unwrap();
+    let map = ObjectMap::load(store.clone(), of.clone()).await.unwrap();
+    let states = stored(&store, &of).await;
+    for object in 0..OBJECTS {
+        let state = if (3..6).contains(&object) { Exists } else { Nonexistent };
+        assert_eq!((map.state(object), states.get(object)), (state, Some(state)), "object {object}");
+    }
+    assert_eq!(flags(&store, &of).await, 0);
+}
+
+#[tokio::test]
 async fn many_who_wait_for_the_same_update_cost_one() {
     let store = MemStore::new();
     let of = image(&store);

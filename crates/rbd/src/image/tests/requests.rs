@@ -208,6 +208,30 @@ fn a_read_that_the_cluster_refuses_is_no_hole() {
     });
 }
 
+/// `NoPool` has the errno of a missing object.
+#[test]
+fn in_a_pool_that_is_gone_nothing_is_a_hole_and_nothing_succeeds() {
+    for features in [1, 61] {
+        let (store, _) = new_store(&small(features));
+        run(async {
+            let image = open(&store).await;
+            image.write(0, bytes(MIB, 1)).await.unwrap();
+            let pool = ceph_codec::PoolId(1);
+            store.set_fault(move |object, _| object.starts_with("rbd_data").then_some(OpError::NoPool(pool)));
+            let no_pool = |result: Result<(), ImageError>| match result.unwrap_err() {
+                ImageError::Op { source, .. } => assert_eq!(source, OpError::NoPool(pool)),
+                other => panic!("{other}"),
+            };
+            no_pool(image.read(0, 10).await.map(drop));
+            no_pool(image.write(0, bytes(10, 2)).await);
+            no_pool(image.write(0, bytes(64 * KIB, 2)).await);
+            no_pool(image.discard(0, MIB).await);
+            no_pool(image.write_zeroes(0, 10, true).await);
+            no_pool(image.write_zeroes(0, 10, false).await);
+        });
+    }
+}
+
 #[test]
 fn striped_images_of_any_shape_hold_what_was_written() {
     for (unit, count) in [(4 * KIB, 3), (64 * KIB, 5), (16 * KIB, 16)] {
