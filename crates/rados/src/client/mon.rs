@@ -152,9 +152,11 @@ fn shuffle(targets: &mut [MonTarget]) {
 
 /// Remembers why none answered; ends the wait for the first session where trying again is of no use.
 fn report(core: &Core, failures: Vec<MonFailure>) {
+    // Before the first session whoever connects is told, once.
+    let connecting = matches!(*core.progress.borrow(), Progress::Connecting(_));
     for MonFailure { label, cause, .. } in &failures {
         let error = cause as &dyn std::error::Error;
-        if cause.is_transient() {
+        if connecting || cause.is_transient() {
             tracing::info!(monitor = label, error, "monitor failed");
         } else {
             tracing::warn!(monitor = label, error, "monitor failed; it will be tried again");
