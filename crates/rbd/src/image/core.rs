@@ -233,12 +233,14 @@ impl<S: ObjectStore> WatchHandler for Core<S> {
 
     fn lock_acquired(&self, client: ClientId) {
         if let Some(lock) = self.lock.get() {
-            lock.peer_moved(client);
+            lock.acquired_by(client);
         }
     }
 
     fn lock_released(&self, client: ClientId) {
-        self.lock_acquired(client);
+        if let Some(lock) = self.lock.get() {
+            lock.released_by(client);
+        }
     }
 
     fn lock_requested(&self, client: ClientId, _force: bool) -> Option<i32> {

@@ -41,8 +41,12 @@ const SILENT_RETRY: Duration = Duration::from_millis(250);
 /// How long an owner that has lost its watch, but still watches under another cookie, may take to change the
 /// cookie of its lock before it counts as dead.
 const REWATCH_GRACE: Duration = Duration::from_secs(3);
-/// How long the client that asked for the lock may take to get it before this one wants it back.
+/// How long the client that asked for the lock may take to get it, and how long it may then keep it, before this
+/// one wants it back.
 const YIELD: Duration = Duration::from_millis(500);
+/// How long a client may keep it that changes the image and begins anew whenever it is interrupted, as librbd
+/// does when it rebuilds an object map. Each time it gets twice as long as before, up to this.
+const MAX_YIELD: Duration = Duration::from_secs(20);
 /// How often waiting for somebody else's lock is worth a line in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -57,8 +61,12 @@ pub(super) enum Event {
     GiveUp,
     /// The watch has a new cookie, or none for now.
     Watch(Option<Handle>),
-    /// Another client has acquired or released the lock.
-    PeerMoved,
+    /// Another client has acquired the lock.
+    PeerAcquired,
+    /// Another client has released the lock.
+    PeerReleased,
+    /// Another client is about to change the image.
+    PeerWorks,
     /// Another client wants the lock.
     PeerWants,
     /// The cluster has blocklisted this client.
@@ -136,7 +144,7 @@ pub(super) enum Action {
 enum State {
     Unlocked,
     AwaitWatch,
-    Yielding { until: Instant },
+    Yielding,
     Locking(Handle),
     Inspecting,
     Requesting { round: u64 },
@@ -162,6 +170,12 @@ pub(super) struct Machine {
     wanted: bool,
     giving_up: bool,
     peer_wants: bool,
+    /// Until when the client that asked for the lock may have it.
+    yields_until: Option<Instant>,
+    /// How long that client may keep it.
+    patience: Duration,
+    /// Whether that client changes the image.
+    peer_works: bool,
     /// The cookie could not be changed, so the lock may not be ours any more.
     doubtful: bool,
     /// Why to fail those who wait, once the lock is undone.
@@ -185,6 +199,9 @@ impl Machine {
             wanted: false,
             giving_up: false,
             peer_wants: false,
+            yields_until: None,
+            patience: YIELD,
+            peer_works: false,
             doubtful: false,
             failure: None,
             round: 0,
@@ -223,7 +240,7 @@ impl Machine {
             Event::Wanted => {
                 self.wanted = true;
                 match self.state {
-                    State::Unlocked => self.start(),
+                    State::Unlocked => self.start_when_due(now),
                     State::Held => self.admit(),
                     _ => {}
                 }
@@ -234,7 +251,7 @@ impl Machine {
                     State::Held => self.release(),
                     State::Unlocked
                     | State::AwaitWatch
-                    | State::Yielding { .. }
+                    | State::Yielding
                     | State::Requesting { .. }
                     | State::Waiting { .. } => self.give_up(),
                     // Something is under way that has to be finished first.
@@ -248,10 +265,28 @@ impl Machine {
                 }
                 self.rebind();
             }
-            Event::PeerMoved => match self.state {
-                State::Yielding { .. } | State::Requesting { .. } | State::Waiting { .. } => self.start(),
+            Event::PeerAcquired => match self.state {
+                State::Unlocked | State::Yielding if self.yields_until.is_some() => {
+                    self.yields_until = Some(now + self.patience);
+                    if self.state == State::Yielding {
+                        self.start_when_due(now);
+                    }
+                }
+                State::Requesting { .. } | State::Waiting { .. } => self.start(),
                 _ => {}
             },
+            Event::PeerReleased => {
+                if self.yields_until.take().is_some() {
+                    // Of its own accord, so it is done.
+                    self.patience = YIELD;
+                    self.peer_works = false;
+                }
+                match self.state {
+                    State::Yielding | State::Requesting { .. } | State::Waiting { .. } => self.start(),
+                    _ => {}
+                }
+            }
+            Event::PeerWorks => self.peer_works = true,
             Event::PeerWants => {
                 if self.is_owner() {
                     self.peer_wants = true;
@@ -261,7 +296,13 @@ impl Machine {
                 }
             }
             Event::Timer => match self.state {
-                State::Yielding { until } | State::Waiting { until } if now >= until => self.start(),
+                State::Waiting { until } if now >= until => self.start(),
+                State::Yielding if self.yields_until.is_none_or(|until| now >= until) => {
+                    if mem::take(&mut self.peer_works) {
+                        self.patience = (self.patience * 2).min(MAX_YIELD);
+                    }
+                    self.start();
+                }
                 _ => {}
             },
             Event::Rebound(result) => self.rebound(result),
@@ -313,8 +354,17 @@ impl Machine {
         self.actions.push(action);
     }
 
+    /// Goes for the lock once whoever asked for it has had its time.
+    fn start_when_due(&mut self, now: Instant) {
+        match self.yields_until {
+            Some(until) if now < until => self.enter(State::Yielding, Action::Wake(until)),
+            _ => self.start(),
+        }
+    }
+
     /// Goes for the lock, from the beginning.
     fn start(&mut self) {
+        self.yields_until = None;
         if self.giving_up {
             return self.give_up();
         }
@@ -458,17 +508,16 @@ impl Machine {
         self.doubtful = false;
         self.state = State::Unlocked;
         self.actions.push(Action::AnnounceReleased);
-        let yielding = mem::take(&mut self.peer_wants);
+        if mem::take(&mut self.peer_wants) {
+            self.yields_until = Some(now + YIELD);
+        }
         if let Some(error) = self.failure.take() {
             return self.fail(error);
         }
         if self.giving_up {
             // Whoever gives the lock up may be about to go: only after `Announced`.
-        } else if self.wanted && yielding {
-            let until = now + YIELD;
-            self.enter(State::Yielding { until }, Action::Wake(until));
         } else if self.wanted {
-            self.start();
+            self.start_when_due(now);
         }
     }
 

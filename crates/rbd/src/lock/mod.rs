@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use rados::{Errno, OpError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyOp};
@@ -217,10 +217,17 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         self.shared.feed(|_| Event::Blocklisted);
     }
 
-    /// Tells that a client, maybe this one, has acquired or released the lock.
-    pub(crate) fn peer_moved(&self, client: ClientId) {
+    /// Tells that a client, maybe this one, has acquired the lock.
+    pub(crate) fn acquired_by(&self, client: ClientId) {
         if !self.is_me(client) {
-            self.shared.feed(|_| Event::PeerMoved);
+            self.shared.feed(|_| Event::PeerAcquired);
+        }
+    }
+
+    /// Tells that a client, maybe this one, has released the lock.
+    pub(crate) fn released_by(&self, client: ClientId) {
+        if !self.is_me(client) {
+            self.shared.feed(|_| Event::PeerReleased);
         }
     }
 
@@ -247,6 +254,7 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         if !self.is_held() {
             return None;
         }
+        self.shared.feed(|_| Event::PeerWorks);
         info!(%op, "another client wants to change the image, and will ask for the exclusive lock");
         Some(-Errno::EOPNOTSUPP.0)
     }
@@ -272,9 +280,8 @@ impl Shared {
                 }
                 Action::ShutGate => self.gate.close(),
                 Action::Fail(reason) => {
-                    if !core.waiting.is_empty() {
-                        error!(%reason, "no exclusive lock");
-                    }
+                    // Whoever waited tells the user, who may have thousands of requests a second.
+                    debug!(%reason, waiting = core.waiting.len(), "no exclusive lock");
                     for waiting in core.waiting.drain(..) {
                         let _ = waiting.send(Err(reason.clone()));
                     }

@@ -133,7 +133,7 @@ fn a_living_owner_is_asked_until_it_has_released() {
     let agreed = script.on(Event::Requested(1, Answer::Owner(0)));
     assert_eq!(agreed, [Action::Wake(script.now + Duration::from_secs(10))]);
     assert_eq!(script.on(Event::Timer), [], "not yet");
-    assert_eq!(script.on(Event::PeerMoved), [Action::Lock(7)]);
+    assert_eq!(script.on(Event::PeerReleased), [Action::Lock(7)]);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_release_need_not_wait_for_the_answer_to_the_request() {
     script.on(Event::Wanted);
     script.on(Event::Locked(Err(errno(Errno::EBUSY))));
     script.on(Event::Inspected(Ok(Holder::Alive(owner(2, 20)))));
-    assert_eq!(script.on(Event::PeerMoved), [Action::Lock(7)]);
+    assert_eq!(script.on(Event::PeerReleased), [Action::Lock(7)]);
     assert_eq!(script.on(Event::Requested(1, Answer::Nobody)), [], "stale");
 }
 
@@ -235,7 +235,38 @@ fn who_asked_for_the_lock_goes_first() {
     script.on(Event::Closed);
     let until = script.now + Duration::from_millis(500);
     assert_eq!(script.on(Event::Unlocked(Ok(()))), [Action::AnnounceReleased, Action::Wake(until)]);
-    assert_eq!(script.on(Event::PeerMoved), [Action::Lock(7)]);
+    assert_eq!(script.on(Event::PeerReleased), [Action::Lock(7)]);
+}
+
+#[test]
+fn who_changes_the_image_gets_twice_the_time_after_each_interruption() {
+    let mut script = Script::held();
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        script.on(Event::PeerWorks);
+        script.on(Event::PeerWants);
+        script.on(Event::Drained);
+        script.on(Event::Closed);
+        script.on(Event::Unlocked(Ok(())));
+        script.after(Duration::from_millis(100)).on(Event::PeerAcquired);
+        let acquired = script.now;
+        let actions = script.on(Event::Wanted);
+        let [Action::Wake(until)] = actions.as_slice() else { panic!("{actions:?}") };
+        times.push(until.duration_since(acquired).as_millis());
+        script.now = *until;
+        assert_eq!(script.on(Event::Timer), [Action::Lock(7)]);
+        script.on(Event::Locked(Ok(())));
+        script.on(Event::Prepared(Ok(())));
+    }
+    assert_eq!(times, [500, 1000, 2000, 4000, 8000, 16000, 20000, 20000]);
+
+    script.on(Event::PeerWants);
+    script.on(Event::Drained);
+    script.on(Event::Closed);
+    script.on(Event::Unlocked(Ok(())));
+    script.on(Event::PeerAcquired);
+    assert_eq!(script.on(Event::PeerReleased), [], "nothing is wanted");
+    assert_eq!(script.on(Event::Wanted), [Action::Lock(7)], "it is done");
 }
 
 #[test]

@@ -45,11 +45,11 @@ impl WatchHandler for Image {
     fn header_updated(&self) {}
 
     fn lock_acquired(&self, client: ClientId) {
-        self.lock().peer_moved(client);
+        self.lock().acquired_by(client);
     }
 
     fn lock_released(&self, client: ClientId) {
-        self.lock().peer_moved(client);
+        self.lock().released_by(client);
     }
 
     fn lock_requested(&self, client: ClientId, _force: bool) -> Option<i32> {

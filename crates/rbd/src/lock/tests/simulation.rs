@@ -204,7 +204,10 @@ impl World {
             _ => {
                 // An operator calls for the lock through another client, or a notify is lost.
                 let index = self.roll(self.messages.len().max(1));
-                if matches!(self.messages.get(index), Some(Message::Tell(_, Event::PeerMoved))) {
+                if matches!(
+                    self.messages.get(index),
+                    Some(Message::Tell(_, Event::PeerAcquired | Event::PeerReleased))
+                ) {
                     self.messages.swap_remove(index);
                 }
             }
@@ -319,10 +322,12 @@ impl World {
                 }
                 Event::Unlocked(unless_barred(if held { Ok(()) } else { Err(errno(Errno::ENOENT)) }))
             }
-            Action::AnnounceAcquired | Action::AnnounceReleased => {
+            announcement @ (Action::AnnounceAcquired | Action::AnnounceReleased) => {
+                let acquired = announcement == Action::AnnounceAcquired;
+                let event = if acquired { Event::PeerAcquired } else { Event::PeerReleased };
                 for other in (0..self.clients.len()).filter(|other| *other != client) {
                     if self.clients[other].watch.is_some() {
-                        self.messages.push(Message::Tell(other, Event::PeerMoved));
+                        self.messages.push(Message::Tell(other, event.clone()));
                     }
                 }
                 Event::Announced
