@@ -105,3 +105,32 @@ fn status_shows_watchers_and_who_owns_the_lock() {
     assert!(text.matches(address).count() >= 2, "{text}");
     assert!(run(&format!("echo '{busy}'")).contains("lock"), "{busy}");
 }
+
+/// Without `mon_host`, DNS is asked for SRV records, here in a namespace with a resolver of its own.
+#[test]
+fn monitors_are_found_through_dns() {
+    let cluster = Cluster::shared();
+    let port = run(&format!("grep -oP 'v2:127.0.0.1:\\K[0-9]+' {} | head -n 1", cluster.conf()));
+    let (conf, resolv) = (cluster.file("dns.conf"), cluster.file("resolv.conf"));
+    run(&format!("grep -vE 'mon[ _]host' {} >{conf}", cluster.conf()));
+    run(&format!("printf 'nameserver 127.0.0.53\nsearch cluster.test\n' >{resolv}"));
+    let _dns = common::start(&format!(
+        "exec dnsmasq --no-daemon --no-resolv --no-hosts --conf-file=/dev/null --user=root --pid-file= \
+         --listen-address=127.0.0.53 --bind-interfaces --address=/mon1.cluster.test/127.0.0.1 \
+         --srv-host=_ceph-mon._tcp.cluster.test,mon1.cluster.test,{}",
+        port.trim()
+    ));
+    let program = program().get_program().to_str().unwrap().to_owned();
+    let ls = format!("{program} ls rbdpool --id qemu --conf {conf}");
+    let in_namespace = format!(
+        "unshare --mount bash -c 'mount --bind {resolv} /etc/resolv.conf && {ls}' || {{ sleep 1; exit 1; }}"
+    );
+    let listed = common::wait_until("a list of images", Duration::from_secs(20), || {
+        let output = run_within(
+            Duration::from_secs(40),
+            std::process::Command::new("bash").args(["-c", &in_namespace]),
+        );
+        output.status.success().then_some(output.stdout)
+    });
+    assert_eq!(listed, cluster.run("rbd ls rbdpool"));
+}
