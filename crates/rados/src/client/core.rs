@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, Tid, Utime};
-use ceph_msgr::{Message, priority};
+use ceph_msgr::Message;
 use ceph_osdmap::OsdMap;
 use parking_lot::Mutex;
 use thiserror::Error;
@@ -502,7 +502,7 @@ fn backoff_message(backoff: &OsdBackoff) -> Message {
         version: 1,
         compat_version: 1,
         // That of operations, so that it does not overtake them.
-        priority: OSD_CLIENT_OP_PRIORITY.min(priority::DEFAULT),
+        priority: OSD_CLIENT_OP_PRIORITY,
         front: backoff.encode_to_vec().into(),
         ..Message::default()
     }

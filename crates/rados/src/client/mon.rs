@@ -162,18 +162,16 @@ fn report(core: &Core, failures: Vec<MonFailure>) {
             tracing::warn!(monitor = label, error, "monitor failed; it will be tried again");
         }
     }
+    // All monitors know the same users: one that says no speaks for all.
+    let rejected = failures.iter().any(|f| matches!(&f.cause, DialError::Auth(e) if !e.is_transient()));
     let permanent = !failures.is_empty() && failures.iter().all(|f| !f.cause.is_transient());
-    let rejected = failures.iter().position(|f| matches!(&f.cause, DialError::Auth(e) if !e.is_transient()));
     core.progress.send_if_modified(|progress| {
         if !matches!(progress, Progress::Connecting(_)) {
             return false;
         }
-        *progress = match rejected {
-            // All monitors know the same users: one that says no speaks for all.
-            Some(_) => Progress::Failed(Arc::new(ConnectError::from_failures(failures))),
-            None if permanent => Progress::Failed(Arc::new(ConnectError::from_failures(failures))),
-            None => Progress::Connecting(Some(Arc::new(ConnectError::from_failures(failures)))),
-        };
+        let error = Arc::new(ConnectError::from_failures(failures));
+        *progress =
+            if rejected || permanent { Progress::Failed(error) } else { Progress::Connecting(Some(error)) };
         true
     });
 }
@@ -200,9 +198,8 @@ async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
 }
 
 async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), MonError> {
-    let mut heard = Instant::now();
-    let mut next_keepalive = heard + KEEPALIVE;
-    let mut next_check = heard + RENEW_CHECK;
+    let mut next_keepalive = Instant::now() + KEEPALIVE;
+    let mut next_check = Instant::now() + RENEW_CHECK;
     // The first subscriptions are answered at once. A monitor that does not is of no use, however alive it is.
     // Later ones are only when there is something new.
     let mut greeted = *core.epoch.borrow() > Epoch(0);
@@ -224,14 +221,11 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
                     core.renew_tickets()?;
                 }
                 if now >= next_keepalive {
-                    if link.take_received() {
-                        heard = now;
-                    }
-                    if !greeted || now - heard > SILENCE {
+                    next_keepalive = now + KEEPALIVE;
+                    if !greeted {
                         return Err(LinkError::Silent.into());
                     }
-                    next_keepalive = now + KEEPALIVE;
-                    link.keepalive(now_utime());
+                    link.check_alive(SILENCE, now_utime())?;
                 }
             }
         }

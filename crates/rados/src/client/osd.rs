@@ -91,8 +91,7 @@ async fn serve(
     link: &mut Link,
     outbox: &Outbox,
 ) -> Result<(), LinkError> {
-    let mut heard = Instant::now();
-    let mut next_keepalive = heard + KEEPALIVE;
+    let mut next_keepalive = Instant::now() + KEEPALIVE;
     loop {
         tokio::select! {
             biased;
@@ -103,15 +102,8 @@ async fn serve(
                 }
             }
             () = sleep_until(next_keepalive) => {
-                let now = Instant::now();
-                if link.take_received() {
-                    heard = now;
-                }
-                if now - heard > SILENCE {
-                    return Err(LinkError::Silent);
-                }
-                next_keepalive = now + KEEPALIVE;
-                link.keepalive(now_utime());
+                next_keepalive = Instant::now() + KEEPALIVE;
+                link.check_alive(SILENCE, now_utime())?;
             }
         }
     }

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use ceph_codec::GlobalId;
+use ceph_codec::{GlobalId, Utime};
 use ceph_msgr::{Connection, Event, MsgrError};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Outbox;
 
@@ -34,8 +36,10 @@ pub(crate) struct Link {
     /// The number under which the peer knows us.
     pub(crate) global_id: GlobalId,
     messages: Vec<ceph_msgr::Message>,
-    /// Whether bytes came since this was last asked.
+    /// Whether bytes came since the last look.
     received: bool,
+    /// When a look last found that bytes had come.
+    heard: Instant,
 }
 
 /// Pieces of one vectored write. Linux takes 1024; more than this many are rarely ready at once.
@@ -43,7 +47,14 @@ const MAX_SLICES: usize = 64;
 
 impl Link {
     pub(super) fn new(stream: TcpStream, connection: Connection) -> Self {
-        Self { stream, connection, global_id: GlobalId(0), messages: Vec::new(), received: false }
+        Self {
+            stream,
+            connection,
+            global_id: GlobalId(0),
+            messages: Vec::new(),
+            received: false,
+            heard: Instant::now(),
+        }
     }
 
     /// Features of both sides, once the connection is open.
@@ -86,14 +97,19 @@ impl Link {
         .await
     }
 
-    /// Queues a question whether the peer is alive.
-    pub(crate) fn keepalive(&mut self, now: ceph_codec::Utime) {
+    /// Asks the peer for a sign of life; `now` is wall-clock time. To be called every few seconds.
+    ///
+    /// # Errors
+    /// [`LinkError::Silent`] if nothing came for `limit`, not even a part of a long message.
+    pub(crate) fn check_alive(&mut self, limit: Duration, now: Utime) -> Result<(), LinkError> {
+        if std::mem::take(&mut self.received) {
+            self.heard = Instant::now();
+        }
+        if self.heard.elapsed() > limit {
+            return Err(LinkError::Silent);
+        }
         self.connection.keepalive(now);
-    }
-
-    /// Whether anything came since the last call, be it a part of a long message.
-    pub(crate) fn take_received(&mut self) -> bool {
-        std::mem::take(&mut self.received)
+        Ok(())
     }
 
     /// Writes what it can. Not being able to write more is no reason to wait: reading goes on.

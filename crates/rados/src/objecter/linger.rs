@@ -121,17 +121,15 @@ impl<C> Objecter<C> {
     /// Recomputes where a linger op belongs and moves it there.
     pub(super) fn retarget_linger(&mut self, cookie: u64) -> Verdict {
         let Some(linger) = self.lingers.get_mut(&cookie) else { return Verdict::Unchanged };
-        let verdict = linger.target.recompute(&self.map, &mut self.placements, self.epoch_barrier);
+        let verdict = linger.target.recompute(&self.map, &mut self.placements);
         let (old, new) = (linger.osd, linger.target.osd);
         linger.osd = new;
-        if old != new {
-            if let Some(session) = old.and_then(|osd| self.sessions.get_mut(&osd)) {
-                session.lingers.remove(&cookie);
-            }
-            if let Some(session) = new.and_then(|osd| self.session(osd)) {
-                session.lingers.insert(cookie);
-            }
-        } else if let Some(session) = new.and_then(|osd| self.session(osd)) {
+        if old != new
+            && let Some(session) = old.and_then(|osd| self.sessions.get_mut(&osd))
+        {
+            session.lingers.remove(&cookie);
+        }
+        if let Some(session) = new.and_then(|osd| self.session(osd)) {
             session.lingers.insert(cookie);
         }
         verdict

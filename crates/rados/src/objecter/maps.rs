@@ -158,7 +158,7 @@ impl<C> Objecter<C> {
     ) {
         self.prune_snapc(&mut op);
         let forced = skipped || (full.contains(&op.target.pool()) && op.target.respects_full());
-        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
+        match op.target.recompute(&self.map, &mut self.placements) {
             Verdict::NoPool => self.park_without_pool(op),
             Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
             Verdict::Unchanged if !forced && from == op.target.osd => {
@@ -205,12 +205,8 @@ impl<C> Objecter<C> {
     }
 
     fn send_again(&mut self, resend: Resend<C>) {
-        for mut op in resend.ops.into_values().filter(|op| op.completion.should_resend()) {
-            match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
-                Verdict::NoPool => self.park_without_pool(op),
-                Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
-                Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
-            }
+        for op in resend.ops.into_values().filter(|op| op.completion.should_resend()) {
+            self.target_and_send(op);
         }
         for cookie in resend.lingers {
             self.retarget_linger(cookie);

@@ -139,7 +139,6 @@ pub(crate) struct Objecter<C> {
     my_addr: EntityAddr,
     /// Why nothing is sent any more.
     ended: Option<OpError>,
-    epoch_barrier: Epoch,
     last_tid: u64,
     next_cookie: u64,
     next_incarnation: u64,
@@ -162,7 +161,6 @@ impl<C> Objecter<C> {
             placements: Placements::default(),
             my_addr,
             ended,
-            epoch_barrier: Epoch(0),
             last_tid: 0,
             next_cookie: first_cookie,
             next_incarnation: 1,
@@ -200,7 +198,7 @@ impl<C> Objecter<C> {
             return tid;
         }
         let flags = request.flags();
-        let mut op = PendingOp {
+        let op = PendingOp {
             tid,
             target: Target::new(request.object, request.locator, flags),
             operation: request.operation,
@@ -211,11 +209,7 @@ impl<C> Objecter<C> {
             completion: Completion::Caller(completion),
             pool_gone_at: None,
         };
-        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
-            Verdict::NoPool => self.park_without_pool(op),
-            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
-            Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
-        }
+        self.target_and_send(op);
         tid
     }
 
@@ -294,11 +288,7 @@ impl<C> Objecter<C> {
     fn submit_anew(&mut self, mut op: PendingOp<C>) {
         op.tid = self.next_tid();
         op.attempts = 0;
-        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
-            Verdict::NoPool => self.park_without_pool(op),
-            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
-            Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
-        }
+        self.target_and_send(op);
     }
 
     /// An OSD asks to hold back requests, or lifts that.
@@ -406,6 +396,15 @@ impl<C> Objecter<C> {
             return Some(op);
         }
         self.sessions.values_mut().find_map(|session| session.ops.remove(&tid))
+    }
+
+    /// Finds out where an operation belongs, hands it there and sends it, whether or not that is a new place.
+    fn target_and_send(&mut self, mut op: PendingOp<C>) {
+        match op.target.recompute(&self.map, &mut self.placements) {
+            Verdict::NoPool => self.park_without_pool(op),
+            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
+            Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
+        }
     }
 
     /// Hands an operation with a fresh target to its session and sends it, if nothing is in the way.

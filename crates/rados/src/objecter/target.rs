@@ -133,7 +133,7 @@ impl Target {
     /// Ceph: `Objecter::_calc_target`. An OSD that stays primary answers what it has received, so a change of
     /// other members of the acting set is no reason to send again; a split or merge is, because the request
     /// names its placement group.
-    pub(crate) fn recompute(&mut self, map: &OsdMap, placements: &mut Placements, barrier: Epoch) -> Verdict {
+    pub(crate) fn recompute(&mut self, map: &OsdMap, placements: &mut Placements) -> Verdict {
         let Some(mut pool) = map.pool(self.base_locator.pool) else {
             self.osd = None;
             return Verdict::NoPool;
@@ -147,7 +147,7 @@ impl Target {
             force = self.last_force_resend < pool.last_force_op_resend;
             self.last_force_resend = pool.last_force_op_resend;
         }
-        let paused = self.should_be_paused(map, pool, barrier);
+        let paused = self.should_be_paused(map, pool);
         let unpaused = self.paused && !paused;
         self.paused = paused;
 
@@ -192,13 +192,12 @@ impl Target {
         Verdict::Resend
     }
 
-    fn should_be_paused(&self, map: &OsdMap, pool: &Pool, barrier: Epoch) -> bool {
+    fn should_be_paused(&self, map: &OsdMap, pool: &Pool) -> bool {
         let flags = map.flags();
         let full = flags.contains(MapFlags::FULL) || pool.flags.contains(PoolFlags::FULL);
         let pause_writes = flags.contains(MapFlags::PAUSE_WR) || (self.respects_full() && full);
         (self.flags & flag::READ != 0 && flags.contains(MapFlags::PAUSE_RD))
             || (self.is_write() && pause_writes)
-            || map.epoch() < barrier
     }
 
     /// Its place in the order in which OSDs sort objects.
