@@ -30,3 +30,26 @@ pub use mem_store::{MemStore, NewImage};
 pub use object_map::ObjectMapError;
 pub use store::ObjectStore;
 pub use watcher::{ClientId, NotifyMessage, NotifyOp};
+
+/// Decodes what an object class returns, the kind of it in the first byte. For fuzzing: whatever the bytes, it
+/// returns.
+///
+/// # Errors
+/// [`ceph_codec::DecodeError`] if it is malformed.
+#[doc(hidden)]
+pub fn decode_metadata(bytes: &[u8]) -> Result<(), ceph_codec::DecodeError> {
+    use ceph_codec::{Decode, Reader};
+    let mut reader = Reader::new(bytes);
+    let r = &mut reader;
+    match u8::decode(r)? {
+        0 => cls::SnapIds::decode(r).map(drop),
+        1 => Option::<cls::ParentSpec>::decode(r).map(drop),
+        2 => cls::MirrorImage::decode(r).map(drop),
+        3 => cls::GroupSpec::decode(r).map(drop),
+        4 => cls::SnapshotRecord::decode(r).map(drop),
+        5 => cls::TrashRecord::decode(r).map(drop),
+        6 => lock::cls::LockInfo::decode(r).map(drop),
+        7 => object_map::States::decode(r).map(drop),
+        _ => Ok(()),
+    }
+}
