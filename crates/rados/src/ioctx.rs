@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ceph_codec::{ObjectLocator, PoolId, SnapId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::{Client, Watcher, now_utime};
+use crate::client::{Client, Watcher};
 use crate::error::OpError;
 use crate::objecter::{Objecter, Request};
 use crate::op::{OpKind, OpReply, Operation, SnapContext};
@@ -94,7 +94,8 @@ impl IoCtx {
     fn submit(&self, request: Request) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         let core = Arc::clone(&self.client.core);
-        let tid = core.with_objecter(|objecter| objecter.submit(request, now_utime(), sender));
+        let now = core.now_utime();
+        let tid = core.with_objecter(|objecter| objecter.submit(request, now, sender));
         let limit = core.options.op_timeout;
         async move {
             let Some(limit) = limit else { return answer(receiver.await) };

@@ -26,7 +26,7 @@
 //! # How it is built
 //!
 //! The protocols are state machines without sockets: `monc` (monitors) and `objecter` (operations), on top of
-//! the crates `ceph-msgr`, `cephx` and `ceph-osdmap`. Only `net` has sockets, and only `client` has tasks: one
+//! the crates `ceph-msgr`, `cephx` and `ceph-osdmap`. Only `net` has sockets ([`System`]), and only `client` has tasks: one
 //! for the monitors and one for each OSD. A request is encoded by the caller's task, written by the OSD's
 //! task, and its answer is decoded there and handed back; on a single-threaded runtime it never leaves the
 //! thread.
@@ -45,6 +45,7 @@ pub use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId};
 pub use client::{Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options};
 pub use error::OpError;
 pub use ioctx::IoCtx;
+pub use net::{Connecting, HostSystem, Stream, System};
 pub use op::{
     Errno, ObjectStat, ObjectWatcher, Op, OpKind, OpOutcome, OpReply, Operation, SnapContext, SparseExtents,
     WatchAction,

@@ -3,10 +3,10 @@
 //! Everything here is quick: state machines are fed under one short lock, and their outputs are handed to
 //! channels and outboxes. No lock is held across an `.await`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, Tid, Utime};
@@ -23,7 +23,7 @@ use crate::messages::mon::{CommandAck, OsdMaps};
 use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
 use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent};
-use crate::net::{Dialer, LinkError, Outbox, Proof, random};
+use crate::net::{Dialer, LinkError, Outbox, Proof};
 use crate::objecter::{Action, Objecter, SessionId};
 use crate::op::OpReply;
 use crate::watch::WatchEvent;
@@ -85,15 +85,15 @@ pub(crate) struct State {
     pub(crate) objecter: Option<Objecter<OpSender>>,
     pub(crate) monc: MonClient<CommandSender>,
     mon_outbox: Option<Arc<Outbox>>,
-    osd_outboxes: HashMap<SessionId, Arc<Outbox>>,
-    pub(crate) watches: HashMap<u64, Watcher>,
+    osd_outboxes: BTreeMap<SessionId, Arc<Outbox>>,
+    pub(crate) watches: BTreeMap<u64, Watcher>,
     newest_epoch_waiters: BTreeMap<u64, oneshot::Sender<Epoch>>,
     /// The question for the newest epoch that the Objecter waits for.
     objecters_question: Option<u64>,
     first_cookie: u64,
     stalls: StallLog,
     /// Failed attempts in a row to reach an OSD at an address, for the pause before the next.
-    osd_failures: HashMap<OsdId, (EntityAddr, u32)>,
+    osd_failures: BTreeMap<OsdId, (EntityAddr, u32)>,
     /// When the monitor was asked for tickets that it has not given yet.
     renewal_since: Option<Duration>,
 }
@@ -111,28 +111,29 @@ impl Core {
     /// Outside a tokio runtime.
     pub(crate) fn new(options: Options, hostname: String) -> Self {
         let mut seed = [0; 12];
-        random(&mut seed);
+        options.system.random(&mut seed);
         let [n0, n1, n2, n3, cookie @ ..] = seed;
         let nonce = u32::from_le_bytes([n0, n1, n2, n3]).max(1);
         // Cookies of different instances should differ, and fit a positive number of any language.
         let first_cookie = (u64::from_le_bytes(cookie) >> 17).max(1);
         let auth = options.key.clone().map(|key| Mutex::new(cephx::Client::new(options.name.clone(), key)));
+        let dialer = Dialer::new(Arc::clone(&options.system), nonce);
         Self {
             options,
             runtime: Handle::current(),
-            dialer: Dialer::new(nonce),
+            dialer,
             auth,
             state: Mutex::new(State {
                 objecter: None,
                 monc: MonClient::new(hostname),
                 mon_outbox: None,
-                osd_outboxes: HashMap::new(),
-                watches: HashMap::new(),
+                osd_outboxes: BTreeMap::new(),
+                watches: BTreeMap::new(),
                 newest_epoch_waiters: BTreeMap::new(),
                 objecters_question: None,
                 first_cookie,
                 stalls: StallLog::default(),
-                osd_failures: HashMap::new(),
+                osd_failures: BTreeMap::new(),
                 renewal_since: None,
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
@@ -140,6 +141,11 @@ impl Core {
             tickets_wanted: Notify::new(),
             closed: watch::Sender::new(false),
         }
+    }
+
+    /// Wall-clock time, for modification times of objects.
+    pub(crate) fn now_utime(&self) -> Utime {
+        Utime::from_system_time(self.options.system.now())
     }
 
     /// What to show to a monitor; `accepted` is shared by the attempts of which one is to win.
@@ -159,7 +165,7 @@ impl Core {
     /// [`cephx::AuthError::NoTicket`]
     pub(crate) fn osd_proof(&self) -> Result<Proof<'_>, cephx::AuthError> {
         match &self.auth {
-            Some(auth) => Proof::ticket(auth, EntityType::OSD),
+            Some(auth) => Proof::ticket(auth, EntityType::OSD, &*self.options.system),
             None => {
                 let payload = cephx::none::authorizer(&self.options.name, self.dialer.global_id());
                 Ok(Proof::Nothing { payload })
@@ -323,7 +329,7 @@ impl Core {
     pub(crate) fn renew_tickets(&self) -> Result<(), MonError> {
         let Some(auth) = &self.auth else { return Ok(()) };
         let now = self.dialer.now();
-        let renewal = auth.lock().renew(now, &mut random);
+        let renewal = auth.lock().renew(now, &mut |buf| self.options.system.random(buf));
         let mut state = self.state.lock();
         if state.renewal_since.is_some_and(|since| now.saturating_sub(since) > RENEWAL_LIMIT) {
             return Err(MonError::NoTickets(RENEWAL_LIMIT));
@@ -388,11 +394,11 @@ impl Core {
 
     /// Every few seconds: pings watches, and says what operations are waiting for.
     pub(crate) fn tick(self: &Arc<Self>) {
-        self.with_objecter(|objecter| objecter.tick(now_utime()));
+        self.with_objecter(|objecter| objecter.tick(self.now_utime()));
         let mut state = self.state.lock();
         let State { objecter, stalls, mon_outbox, .. } = &mut *state;
         if let Some(objecter) = objecter {
-            stalls.observe(objecter, now_utime(), mon_outbox.is_some());
+            stalls.observe(objecter, self.now_utime(), mon_outbox.is_some());
         }
     }
 
@@ -453,7 +459,7 @@ impl Core {
         state.newest_epoch_waiters.clear();
         state.monc.take_commands().for_each(drop);
         let mon = state.mon_outbox.take();
-        for outbox in state.osd_outboxes.drain().map(|(_, outbox)| outbox).chain(mon) {
+        for outbox in std::mem::take(&mut state.osd_outboxes).into_values().chain(mon) {
             outbox.close();
         }
     }
@@ -467,11 +473,6 @@ impl State {
             outbox.push(message);
         }
     }
-}
-
-/// Wall-clock time, for modification times of objects.
-pub(crate) fn now_utime() -> Utime {
-    Utime::from_system_time(SystemTime::now())
 }
 
 /// How long to wait before attempt number `failures + 1` to reach a daemon.

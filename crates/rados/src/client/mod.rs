@@ -17,7 +17,7 @@ use ceph_osdmap::OsdMap;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-pub(crate) use self::core::{Core, Watcher, now_utime};
+pub(crate) use self::core::{Core, Watcher};
 pub use error::{ConnectError, MonFailure};
 pub use mon::MonTarget;
 pub use options::Options;
@@ -174,6 +174,7 @@ impl Client {
         let mut epoch = self.core.epoch.subscribe();
         let mut closed = self.core.closed.subscribe();
         tokio::select! {
+            biased;
             reached = epoch.wait_for(|epoch| *epoch >= newest) => {
                 reached.map(|epoch| *epoch).map_err(|_| OpError::Shutdown)
             }
@@ -226,6 +227,7 @@ fn spawn_ticks(core: &Arc<Core>) {
     core.runtime.spawn(async move {
         loop {
             tokio::select! {
+                biased;
                 _ = closed.wait_for(|closed| *closed) => return,
                 () = tokio::time::sleep(TICK) => {}
             }

@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::OpError;
-use crate::net::{DialError, Link, LinkError, Outbox, Proof, dial};
+use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 
-use super::core::{Core, MonError, Progress, backoff, now_utime};
+use super::core::{Core, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
 
 /// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
@@ -47,6 +47,7 @@ pub(super) fn spawn(core: Arc<Core>) {
     core.runtime.clone().spawn(async move {
         let mut closed = core.closed.subscribe();
         tokio::select! {
+            biased;
             _ = closed.wait_for(|closed| *closed) => {}
             () = run(&core) => {}
         }
@@ -106,7 +107,7 @@ fn targets(core: &Core, failures: u32) -> Vec<MonTarget> {
 
 /// Tries all monitors in random order, some at a time; the first that accepts us wins.
 async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link), Vec<MonFailure>> {
-    shuffle(&mut targets);
+    shuffle(&mut targets, &*core.options.system);
     let accepted = AtomicBool::new(false);
     let mut waiting = targets.into_iter();
     let mut running = FuturesUnordered::new();
@@ -141,10 +142,10 @@ async fn attempt(
     }
 }
 
-fn shuffle(targets: &mut [MonTarget]) {
+fn shuffle(targets: &mut [MonTarget], system: &dyn System) {
     for i in (1..targets.len()).rev() {
         let mut bytes = [0; 8];
-        crate::net::random(&mut bytes);
+        system.random(&mut bytes);
         let j = u64::from_le_bytes(bytes) % (i as u64 + 1);
         targets.swap(i, usize::try_from(j).unwrap_or(0));
     }
@@ -225,7 +226,7 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
                     if !greeted {
                         return Err(LinkError::Silent.into());
                     }
-                    link.check_alive(SILENCE, now_utime())?;
+                    link.check_alive(SILENCE, core.now_utime())?;
                 }
             }
         }

@@ -3,12 +3,15 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ceph_codec::{AddrType, EntityAddr};
 use ceph_conf::{AuthMethod, Config, ConnectionMode, Credentials, Host, MonAddr};
 use ceph_msgr::ConMode;
 use cephx::{CryptoKey, EntityAuthName, Keyring};
+
+use crate::net::{HostSystem, System};
 
 use super::mon::MonTarget;
 use super::{ConnectError, dns};
@@ -30,6 +33,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long an operation may take; `None`, the default, is as long as the cluster needs.
     pub op_timeout: Option<Duration>,
+    /// Where connections, randomness and the date come from: the host, but in simulations.
+    pub system: Arc<dyn System>,
 }
 
 /// Without `client_mount_timeout` in the configuration. Ceph's default of 300 s keeps people waiting for an
@@ -56,6 +61,7 @@ impl Options {
             mon_modes: modes(&config.mon_client_modes()?),
             connect_timeout,
             op_timeout: config.rados_osd_op_timeout()?,
+            system: Arc::new(HostSystem),
         })
     }
 }

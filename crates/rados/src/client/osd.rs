@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::net::{DialError, Link, LinkError, Outbox, dial};
 use crate::objecter::SessionId;
 
-use super::core::{Core, backoff, now_utime};
+use super::core::{Core, backoff};
 
 /// Time for TCP and the handshake.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -26,10 +26,12 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
     core.runtime.clone().spawn(async move {
         let mut failures = core.osd_failures(session.osd, addr);
         tokio::select! {
+            biased;
             () = outbox.closed() => return,
             () = pause(failures) => {}
         }
         let dialled = tokio::select! {
+            biased;
             () = outbox.closed() => return,
             dialled = open(&core, addr) => dialled,
         };
@@ -103,7 +105,7 @@ async fn serve(
             }
             () = sleep_until(next_keepalive) => {
                 next_keepalive = Instant::now() + KEEPALIVE;
-                link.check_alive(SILENCE, now_utime())?;
+                link.check_alive(SILENCE, core.now_utime())?;
             }
         }
     }

@@ -7,7 +7,7 @@ use ceph_codec::{EntityType, GlobalId};
 use cephx::{AuthError, Authorizer, MonHandshake, SessionSecrets};
 use parking_lot::Mutex;
 
-use super::random;
+use super::System;
 
 /// One side of an authentication under way.
 #[derive(Debug)]
@@ -29,8 +29,12 @@ impl<'a> Proof<'a> {
 
     /// # Errors
     /// [`AuthError::NoTicket`].
-    pub(crate) fn ticket(client: &Mutex<cephx::Client>, service: EntityType) -> Result<Self, AuthError> {
-        client.lock().authorize(service, &mut random).map(Self::Ticket)
+    pub(crate) fn ticket(
+        client: &Mutex<cephx::Client>,
+        service: EntityType,
+        system: &dyn System,
+    ) -> Result<Self, AuthError> {
+        client.lock().authorize(service, &mut |buf| system.random(buf)).map(Self::Ticket)
     }
 
     pub(super) fn method(&self) -> u32 {
@@ -48,12 +52,16 @@ impl<'a> Proof<'a> {
         }
     }
 
-    pub(super) fn challenge(&mut self, payload: &[u8], now: Duration) -> Result<Vec<u8>, AuthError> {
+    pub(super) fn challenge(
+        &mut self,
+        payload: &[u8],
+        now: Duration,
+        system: &dyn System,
+    ) -> Result<Vec<u8>, AuthError> {
+        let random = &mut |buf: &mut [u8]| system.random(buf);
         match self {
-            Self::Key { client, handshake, .. } => {
-                handshake.challenge(&client.lock(), payload, now, &mut random)
-            }
-            Self::Ticket(authorizer) => authorizer.challenge(payload, &mut random),
+            Self::Key { client, handshake, .. } => handshake.challenge(&client.lock(), payload, now, random),
+            Self::Ticket(authorizer) => authorizer.challenge(payload, random),
             Self::Nothing { .. } => Err(AuthError::OutOfTurn { what: "a challenge without authentication" }),
         }
     }

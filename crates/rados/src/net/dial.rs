@@ -1,18 +1,18 @@
-//! Opens a connection: TCP, then the messenger's handshake.
+//! Opens a connection and brings it through the messenger's handshake.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ceph_codec::{AddrType, EntityAddr, EntityType, GlobalId};
 use ceph_msgr::{ClientIdent, ConMode, Connection, ConnectionConfig, Event};
 use cephx::AuthError;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{Link, LinkError, Proof};
+use super::{Link, LinkError, Proof, System};
 
 /// Why no connection could be opened.
 #[derive(Debug, Error)]
@@ -45,6 +45,7 @@ impl DialError {
 /// What all connections of one client instance have in common.
 #[derive(Debug)]
 pub(crate) struct Dialer {
+    system: Arc<dyn System>,
     started: Instant,
     nonce: u32,
     global_seq: AtomicU64,
@@ -54,8 +55,9 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(nonce: u32) -> Self {
+    pub(crate) fn new(system: Arc<dyn System>, nonce: u32) -> Self {
         Self {
+            system,
             started: Instant::now(),
             nonce,
             global_seq: AtomicU64::new(0),
@@ -124,8 +126,7 @@ async fn open(
     mut proof: Proof<'_>,
 ) -> Result<Link, DialError> {
     let socket = addr.addr.ok_or(DialError::NoAddress)?;
-    let stream = TcpStream::connect(socket).await.map_err(DialError::Connect)?;
-    stream.set_nodelay(true).map_err(DialError::Connect)?;
+    let stream = dialer.system.connect(socket).await.map_err(DialError::Connect)?;
     let connection = Connection::new(ConnectionConfig::new(peer, addr, modes.to_vec()));
     let mut link = Link::new(stream, connection);
     let mut my_addr = None;
@@ -136,7 +137,7 @@ async fn open(
                 link.connection.start_auth(proof.method(), proof.payload()).map_err(LinkError::from)?;
             }
             Event::AuthMore(payload) => {
-                let answer = proof.challenge(&payload, dialer.now())?;
+                let answer = proof.challenge(&payload, dialer.now(), &*dialer.system)?;
                 link.connection.continue_auth(&answer).map_err(LinkError::from)?;
             }
             Event::AuthBadMethod { result, allowed_methods, .. } => {

@@ -10,10 +10,9 @@ use ceph_codec::{GlobalId, Utime};
 use ceph_msgr::{Connection, Event, MsgrError};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Outbox;
+use super::{Outbox, Stream};
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -28,10 +27,10 @@ pub(crate) enum LinkError {
     Silent,
 }
 
-/// One TCP connection to a daemon.
+/// One connection to a daemon.
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     pub(super) connection: Connection,
     /// The number under which the peer knows us.
     pub(crate) global_id: GlobalId,
@@ -46,7 +45,7 @@ pub(crate) struct Link {
 const MAX_SLICES: usize = 64;
 
 impl Link {
-    pub(super) fn new(stream: TcpStream, connection: Connection) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>, connection: Connection) -> Self {
         Self {
             stream,
             connection,
