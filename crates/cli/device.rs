@@ -179,7 +179,16 @@ mod tests {
             (op(Errno::EINVAL), ErrorKind::Io),
             (op(Errno::ENOENT), ErrorKind::Io),
             (ImageError::Op { object: "o".into(), source: OpError::TimedOut }, ErrorKind::Io),
-            (ImageError::Op { object: "o".into(), source: OpError::Blocklisted }, ErrorKind::Shutdown),
+            (
+                ImageError::Op {
+                    object: "o".into(),
+                    source: OpError::Blocklisted {
+                        since: std::time::SystemTime::UNIX_EPOCH,
+                        epoch: rados::Epoch(1),
+                    },
+                },
+                ErrorKind::Shutdown,
+            ),
         ] {
             assert_eq!(error_kind(&error), kind, "{error:?}");
         }

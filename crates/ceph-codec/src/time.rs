@@ -26,6 +26,12 @@ impl Utime {
         Self { sec: u32::try_from(d.as_secs()).unwrap_or(u32::MAX), nsec: d.subsec_nanos() }
     }
 
+    /// The point in time that this is.
+    #[must_use]
+    pub fn to_system_time(self) -> SystemTime {
+        UNIX_EPOCH + self.as_duration()
+    }
+
     /// A point in time; one before 1970 becomes 1970.
     #[must_use]
     pub fn from_system_time(t: SystemTime) -> Self {

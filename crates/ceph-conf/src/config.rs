@@ -444,6 +444,22 @@ impl Config {
         Ok(self.get_duration("rados_osd_op_timeout")?.filter(|timeout| !timeout.is_zero()))
     }
 
+    /// How many operations may be under way to OSDs: `objecter_inflight_ops`. 0 is no limit.
+    ///
+    /// # Errors
+    /// [`ValueError`] if it is no number.
+    pub fn objecter_inflight_ops(&self) -> Result<Option<u64>, ValueError> {
+        self.get_count("objecter_inflight_ops")
+    }
+
+    /// How many bytes they may write or read together: `objecter_inflight_op_bytes`. 0 is no limit.
+    ///
+    /// # Errors
+    /// [`ValueError`] if it is no number of bytes.
+    pub fn objecter_inflight_op_bytes(&self) -> Result<Option<u64>, ValueError> {
+        self.get_size("objecter_inflight_op_bytes")
+    }
+
     /// How long a command may wait for a monitor; `None` is for ever: `rados_mon_op_timeout`.
     ///
     /// # Errors

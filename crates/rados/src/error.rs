@@ -1,6 +1,8 @@
 //! Why an operation failed.
 
-use ceph_codec::DecodeError;
+use std::time::SystemTime;
+
+use ceph_codec::{DecodeError, Epoch};
 use thiserror::Error;
 
 use crate::Errno;
@@ -14,8 +16,13 @@ pub enum OpError {
     #[error("{0}")]
     Errno(Errno),
     /// The cluster has blocklisted this client instance; nothing it sends is accepted any more.
-    #[error("the cluster has blocklisted this client")]
-    Blocklisted,
+    #[error("the cluster has blocklisted this client (OSDMap epoch {epoch})")]
+    Blocklisted {
+        /// Since when: by the cluster's clock if its map told, by ours if an OSD's answer did.
+        since: SystemTime,
+        /// The epoch of the OSDMap that says so.
+        epoch: Epoch,
+    },
     /// The monitors do not accept this client instance as itself any more, though they accept its user: it
     /// was away for longer than its ticket is good for. Its watches and locks are not its own any more; only
     /// a new instance can go on.
@@ -41,7 +48,7 @@ impl OpError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Errno(errno) => *errno,
-            Self::Blocklisted | Self::IdentityLost | Self::Shutdown => Errno::EBLOCKLISTED,
+            Self::Blocklisted { .. } | Self::IdentityLost | Self::Shutdown => Errno::EBLOCKLISTED,
             Self::NoPool(_) => Errno::ENOENT,
             Self::Malformed(_) => Errno::EIO,
             Self::TimedOut => Errno::ETIMEDOUT,
@@ -51,7 +58,7 @@ impl OpError {
     /// Whether this client instance can never do anything again, and another owns what it held.
     #[must_use]
     pub fn ends_the_instance(&self) -> bool {
-        matches!(self, Self::Blocklisted | Self::IdentityLost)
+        matches!(self, Self::Blocklisted { .. } | Self::IdentityLost)
     }
 
     /// Whether it is the given errno.

@@ -94,7 +94,7 @@ impl IoCtx {
     fn submit(&self, request: Request) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         let core = Arc::clone(&self.client.core);
-        let now = core.now_utime();
+        let now = core.now();
         let tid = core.with_objecter(|objecter| objecter.submit(request, now, sender));
         let limit = core.options.op_timeout;
         async move {

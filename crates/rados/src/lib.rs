@@ -41,11 +41,12 @@ mod objecter;
 mod op;
 mod watch;
 
-pub use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId};
+pub use ceph_codec::{EntityAddr, Epoch, GlobalId, OsdId, PgId, PoolId, SnapId, SpgId};
 pub use client::{Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options};
 pub use error::OpError;
 pub use ioctx::IoCtx;
 pub use net::{Connecting, HostSystem, Stream, System};
+pub use objecter::{Limits, RequestStatus, WaitsFor};
 pub use op::{
     Errno, ObjectStat, ObjectWatcher, Op, OpKind, OpOutcome, OpReply, Operation, SnapContext, SparseExtents,
     WatchAction,

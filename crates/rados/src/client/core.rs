@@ -4,6 +4,7 @@
 //! channels and outboxes. No lock is held across an `.await`.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -24,11 +25,11 @@ use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
 use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent};
 use crate::net::{Dialer, LinkError, Outbox, Proof};
-use crate::objecter::{Action, Objecter, SessionId};
+use crate::objecter::{Action, Now, Objecter, RequestStatus, SessionId};
 use crate::op::OpReply;
 use crate::watch::WatchEvent;
 
-use super::stall::StallLog;
+use super::stall::{PATIENCE, StallLog};
 use super::{ConnectError, Options, osd};
 
 /// Where the result of an operation goes.
@@ -73,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) state: Mutex<State>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) epoch: watch::Sender<Epoch>,
+    /// Wakes those who wait for room for another request.
+    room: Notify,
     /// Wakes the monitor's task: a ticket is missing.
     pub(crate) tickets_wanted: Notify,
     /// Signalled once, when the client is shut down.
@@ -138,6 +141,7 @@ impl Core {
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
+            room: Notify::new(),
             tickets_wanted: Notify::new(),
             closed: watch::Sender::new(false),
         }
@@ -184,6 +188,7 @@ impl Core {
         Some(result)
     }
 
+    /// Does what the Objecter asks for, and wakes those who wait for room in it.
     fn carry_out(self: &Arc<Self>, state: &mut State) {
         while let Some(action) = state.objecter.as_mut().and_then(Objecter::poll_action) {
             match action {
@@ -216,12 +221,39 @@ impl Core {
                         let _ = watcher.events.send(event);
                     }
                 }
+                Action::Barred { since, epoch } => tracing::error!(
+                    %epoch,
+                    seconds_ago = self.options.system.now().duration_since(since).unwrap_or_default().as_secs(),
+                    addr = self.dialer.my_addr().map(tracing::field::display),
+                    "the cluster has blocklisted this client; nothing it sends is accepted any more"
+                ),
                 Action::AskNewestEpoch => {
                     state.objecters_question = Some(state.monc.request_newest_epoch());
                 }
             }
         }
         state.flush_mon();
+        if state.objecter.as_ref().is_some_and(Objecter::has_room) {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until another request would not have to wait for others to end.
+    pub(crate) async fn room(&self) -> Result<(), OpError> {
+        loop {
+            let mut changed = pin!(self.room.notified());
+            // Before the look, so that no change after it is missed.
+            changed.as_mut().enable();
+            if let Some(objecter) = &self.state.lock().objecter {
+                if let Some(error) = objecter.ended() {
+                    return Err(error.clone());
+                }
+                if objecter.has_room() {
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
     }
 
     /// A session with an OSD is open.
@@ -383,7 +415,9 @@ impl Core {
         match OsdMap::decode(bytes) {
             Ok(map) => {
                 let my_addr = self.dialer.my_addr().unwrap_or(EntityAddr::BLANK);
-                state.objecter = Some(Objecter::new(map, my_addr, state.first_cookie));
+                let mut objecter = Objecter::new(map, my_addr, state.first_cookie);
+                objecter.set_limits(self.options.limits);
+                state.objecter = Some(objecter);
             }
             Err(source) => {
                 let error = ConnectError::BadOsdMap { epoch: *epoch, source };
@@ -394,12 +428,23 @@ impl Core {
 
     /// Every few seconds: pings watches, and says what operations are waiting for.
     pub(crate) fn tick(self: &Arc<Self>) {
-        self.with_objecter(|objecter| objecter.tick(self.now_utime()));
+        let now = self.now();
+        self.with_objecter(|objecter| objecter.tick(now));
+        let old = self.requests(PATIENCE);
         let mut state = self.state.lock();
-        let State { objecter, stalls, mon_outbox, .. } = &mut *state;
-        if let Some(objecter) = objecter {
-            stalls.observe(objecter, self.now_utime(), mon_outbox.is_some());
-        }
+        let monitor = state.mon_outbox.is_some();
+        state.stalls.observe(&old, monitor, *self.epoch.borrow());
+    }
+
+    /// What has not ended for at least `age`.
+    pub(crate) fn requests(&self, age: Duration) -> Vec<RequestStatus> {
+        let state = self.state.lock();
+        state.objecter.as_ref().map(|objecter| objecter.requests(self.dialer.now(), age)).unwrap_or_default()
+    }
+
+    /// The time for the Objecter.
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: self.now_utime(), monotonic: self.dialer.now() }
     }
 
     /// The newest epoch that the monitors have.
@@ -454,6 +499,7 @@ impl Core {
         if let Some(objecter) = &mut state.objecter {
             objecter.end(why);
         }
+        self.room.notify_waiters();
         self.carry_out(&mut state);
         state.watches.clear();
         state.newest_epoch_waiters.clear();

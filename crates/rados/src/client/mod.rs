@@ -25,6 +25,7 @@ pub use options::Options;
 use self::core::Progress;
 use crate::error::OpError;
 use crate::ioctx::IoCtx;
+use crate::objecter::RequestStatus;
 use crate::op::Errno;
 
 /// A connected client instance. Cheap to clone; the last clone (also of an [`IoCtx`]) that is dropped closes
@@ -136,7 +137,37 @@ impl Client {
     /// it is. It stays useless then.
     #[must_use]
     pub fn is_blocklisted(&self) -> bool {
-        self.core.with_objecter(|objecter| objecter.is_barred()).unwrap_or(false)
+        self.ended().is_some_and(|error| error.ends_the_instance())
+    }
+
+    /// Why this instance can do nothing any more, if that is so: what every request from now on fails with.
+    #[must_use]
+    pub fn ended(&self) -> Option<OpError> {
+        self.core.with_objecter(|objecter| objecter.ended().cloned()).flatten()
+    }
+
+    /// All requests that have not ended, and what each waits for; Ceph's `objecter_requests`.
+    #[must_use]
+    pub fn requests(&self) -> Vec<RequestStatus> {
+        self.core.requests(Duration::ZERO)
+    }
+
+    /// Waits until there is room for another request within [`Options::limits`], so that whoever makes requests
+    /// faster than the cluster carries them out does not pile them up. Requests made without asking wait
+    /// inside the client, in their order.
+    ///
+    /// # Errors
+    /// As every request, once the instance has [`ended`](Self::ended).
+    pub async fn room(&self) -> Result<(), OpError> {
+        self.core.room().await
+    }
+
+    /// Holds requests back until this client's OSDMap is as new as `epoch`, for whoever learned elsewhere that
+    /// something has changed in that epoch. What is with the OSDs already stays there.
+    ///
+    /// Ceph: `Objecter::set_epoch_barrier`.
+    pub fn set_epoch_barrier(&self, epoch: Epoch) {
+        self.core.with_objecter(|objecter| objecter.set_epoch_barrier(epoch));
     }
 
     /// Looks something up in the newest OSDMap. `look` should be quick: requests wait meanwhile.

@@ -12,6 +12,7 @@ use ceph_msgr::ConMode;
 use cephx::{CryptoKey, EntityAuthName, Keyring};
 
 use crate::net::{HostSystem, System};
+use crate::objecter::Limits;
 
 use super::mon::MonTarget;
 use super::{ConnectError, dns};
@@ -35,6 +36,8 @@ pub struct Options {
     pub op_timeout: Option<Duration>,
     /// Where connections, randomness and the date come from: the host, but in simulations.
     pub system: Arc<dyn System>,
+    /// How much may be under way to OSDs at a time.
+    pub limits: Limits,
 }
 
 /// Without `client_mount_timeout` in the configuration. Ceph's default of 300 s keeps people waiting for an
@@ -62,8 +65,18 @@ impl Options {
             connect_timeout,
             op_timeout: config.rados_osd_op_timeout()?,
             system: Arc::new(HostSystem),
+            limits: limits(config)?,
         })
     }
+}
+
+fn limits(config: &Config) -> Result<Limits, ConnectError> {
+    let unless_0 = |limit| if limit == 0 { u64::MAX } else { limit };
+    let default = Limits::default();
+    Ok(Limits {
+        ops: config.objecter_inflight_ops()?.map_or(default.ops, unless_0),
+        bytes: config.objecter_inflight_op_bytes()?.map_or(default.bytes, unless_0),
+    })
 }
 
 fn modes(modes: &[ConnectionMode]) -> Vec<ConMode> {

@@ -15,6 +15,8 @@
 //!
 //! Ceph: `LingerOp` in `src/osdc/Objecter.h`, `src/osdc/Objecter.cc`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ceph_codec::{Decode, SnapId, Tid};
 use ceph_osdmap::MapFlags;
@@ -45,6 +47,15 @@ pub(crate) struct Linger<C> {
     ping_tid: Option<Tid>,
     /// Where it is assigned.
     pub(crate) osd: Option<ceph_codec::OsdId>,
+    /// On the monotonic clock, when it was last registered.
+    pub(super) since: Duration,
+}
+
+impl<C> Linger<C> {
+    /// A notify that has reached the OSD.
+    pub(super) fn awaits_watchers(&self) -> bool {
+        matches!(self.kind, LingerKind::Notify { .. }) && self.registered
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +111,7 @@ impl<C> Objecter<C> {
             register_tid: None,
             ping_tid: None,
             osd: None,
+            since: self.now.monotonic,
         };
         self.lingers.insert(cookie, linger);
         self.retarget_linger(cookie);
@@ -121,7 +133,7 @@ impl<C> Objecter<C> {
     /// Recomputes where a linger op belongs and moves it there.
     pub(super) fn retarget_linger(&mut self, cookie: u64) -> Verdict {
         let Some(linger) = self.lingers.get_mut(&cookie) else { return Verdict::Unchanged };
-        let verdict = linger.target.recompute(&self.map, &mut self.placements);
+        let verdict = linger.target.recompute(&self.map, &mut self.placements, self.epoch_barrier);
         let (old, new) = (linger.osd, linger.target.osd);
         linger.osd = new;
         if old != new
@@ -175,10 +187,12 @@ impl<C> Objecter<C> {
             operation: Operation::new().push(kind),
             snap: SnapId::HEAD,
             snapc: SnapContext::default(),
-            mtime: self.now_utime,
+            since: self.now,
             attempts: 0,
             completion,
             pool_gone_at: None,
+            cost: None,
+            admitted: false,
         };
         match op.target.osd {
             None if self.map.pool(op.target.pool()).is_none() => self.park_without_pool(op),

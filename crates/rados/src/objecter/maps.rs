@@ -32,6 +32,11 @@ struct Resend<C> {
     lingers: BTreeSet<u64>,
 }
 
+/// The error for a client that is in the blocklist of `map`.
+pub(super) fn blocklisted_by(map: &OsdMap) -> OpError {
+    OpError::Blocklisted { since: map.modified().to_system_time(), epoch: map.epoch() }
+}
+
 impl<C> Objecter<C> {
     /// Applies the maps of a message. Every epoch is looked at, not only the last: an operation whose primary
     /// changed and changed back was dropped by the OSD in between.
@@ -47,7 +52,7 @@ impl<C> Objecter<C> {
         let mut full_before = self.full_pools();
         let mut resend = Resend { ops: BTreeMap::new(), lingers: BTreeSet::new() };
         let mut outcome = Ok(());
-        let mut barred = false;
+        let mut barred = None;
         while self.map.epoch() < newest {
             let next = self.map.epoch().next();
             let skipped = match self.step(maps, next) {
@@ -59,15 +64,18 @@ impl<C> Objecter<C> {
                 }
             };
             self.placements.clear();
-            barred |= self.map.is_blocklisted(&self.my_addr);
+            if barred.is_none() && self.map.is_blocklisted(&self.my_addr) {
+                barred = Some(blocklisted_by(&self.map));
+            }
             let full_now = self.full_pools();
             full_before.extend(full_now);
             self.scan(skipped, &full_before, &mut resend);
             self.close_dead_sessions(&mut resend);
         }
         self.send_again(resend);
-        if barred {
-            self.end(OpError::Blocklisted);
+        self.admit_waiting();
+        if let Some(error) = barred {
+            self.end(error);
         }
         outcome
     }
@@ -136,6 +144,12 @@ impl<C> Objecter<C> {
         for op in resend.ops.values_mut() {
             self.prune_snapc(op);
         }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for op in waiting.values_mut() {
+            // Where it goes is found out when there is room for it.
+            self.prune_snapc(op);
+        }
+        self.waiting = waiting;
         let homeless = std::mem::take(&mut self.homeless);
         for op in homeless.into_values() {
             self.scan_op(op, None, skipped, full, resend);
@@ -158,9 +172,13 @@ impl<C> Objecter<C> {
     ) {
         self.prune_snapc(&mut op);
         let forced = skipped || (full.contains(&op.target.pool()) && op.target.respects_full());
-        match op.target.recompute(&self.map, &mut self.placements) {
+        let verdict = op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier);
+        if op.target.paused {
+            self.give_back(&mut op);
+        }
+        match verdict {
             Verdict::NoPool => self.park_without_pool(op),
-            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
+            Verdict::PoolEio => self.finish(op, Err(OpError::Errno(Errno::EIO))),
             Verdict::Unchanged if !forced && from == op.target.osd => {
                 match from.and_then(|osd| self.sessions.get_mut(&osd)) {
                     Some(session) => session.ops.insert(op.tid, op),

@@ -19,16 +19,19 @@
 //!
 //! Ceph: `src/osdc/Objecter.cc`.
 
+mod flow_control;
 mod linger;
 mod maps;
 mod placements;
 mod session;
+mod status;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ceph_codec::{
@@ -42,11 +45,23 @@ use crate::messages::watch::WatchNotify;
 use crate::op::{Errno, OpReply, Operation, SnapContext};
 use crate::watch::WatchEvent;
 
+pub use flow_control::Limits;
+use flow_control::Load;
 use linger::Linger;
 use placements::Placements;
 pub(crate) use session::SessionId;
 use session::{Session, is_within};
+pub use status::{RequestStatus, WaitsFor};
 use target::{Target, Verdict};
+
+/// A moment, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Now {
+    /// For modification times of objects. It may jump.
+    pub(crate) wall: Utime,
+    /// For everything else.
+    pub(crate) monotonic: Duration,
+}
 
 /// What to do to which object.
 #[derive(Debug, Clone)]
@@ -84,6 +99,8 @@ pub(crate) enum Action<C> {
     Watch { cookie: u64, event: WatchEvent },
     /// Ask the monitors for the newest epoch of the OSDMap, then call `newest_epoch`.
     AskNewestEpoch,
+    /// The cluster has barred this client instance; say so.
+    Barred { since: SystemTime, epoch: Epoch },
 }
 
 /// Who is told the result of an operation.
@@ -109,25 +126,17 @@ struct PendingOp<C> {
     operation: Operation,
     snap: SnapId,
     snapc: SnapContext,
-    mtime: Utime,
+    /// When it was submitted.
+    since: Now,
     /// How many times it was sent.
     attempts: i32,
     completion: Completion<C>,
     /// The epoch at which to conclude that the pool does not exist.
     pool_gone_at: Option<Epoch>,
-}
-
-/// Counts for logs and metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Stalled {
-    /// Operations whose placement group has no primary.
-    pub(crate) homeless: usize,
-    /// Operations that wait because of a flag or a full pool.
-    pub(crate) paused: usize,
-    /// Operations on a session that is not open.
-    pub(crate) connecting: usize,
-    /// Operations sent and not answered.
-    pub(crate) unanswered: usize,
+    /// Bytes that it counts for in flow control; `None` if it is exempt.
+    cost: Option<u64>,
+    /// Whether flow control counts it now.
+    admitted: bool,
 }
 
 /// See the [module](self).
@@ -144,18 +153,27 @@ pub(crate) struct Objecter<C> {
     next_incarnation: u64,
     sessions: BTreeMap<OsdId, Session<C>>,
     homeless: BTreeMap<Tid, PendingOp<C>>,
+    /// Operations for which there is no room yet.
+    waiting: BTreeMap<Tid, PendingOp<C>>,
     lingers: BTreeMap<u64, Linger<C>>,
     actions: VecDeque<Action<C>>,
     /// Up to which operation the newest epoch was asked for, while the answer is outstanding.
     asked_newest_epoch: Option<Tid>,
-    /// Wall-clock time of the last input that brought one; only linger ops use it.
-    now_utime: Utime,
+    /// Nothing is sent before the map is as new as that.
+    epoch_barrier: Epoch,
+    limits: Limits,
+    /// What is under way to OSDs.
+    admitted: Load,
+    /// All operations that have not ended, wherever they wait.
+    unfinished: Load,
+    /// When the last input that brought the time came.
+    now: Now,
 }
 
 impl<C> Objecter<C> {
     /// Starts with a full map. `first_cookie` should differ between client instances.
     pub(crate) fn new(map: OsdMap, my_addr: EntityAddr, first_cookie: u64) -> Self {
-        let ended = map.is_blocklisted(&my_addr).then_some(OpError::Blocklisted);
+        let ended = map.is_blocklisted(&my_addr).then(|| maps::blocklisted_by(&map));
         Self {
             map,
             placements: Placements::default(),
@@ -166,10 +184,15 @@ impl<C> Objecter<C> {
             next_incarnation: 1,
             sessions: BTreeMap::new(),
             homeless: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             lingers: BTreeMap::new(),
             actions: VecDeque::new(),
             asked_newest_epoch: None,
-            now_utime: Utime::default(),
+            epoch_barrier: Epoch(0),
+            limits: Limits::default(),
+            admitted: Load::default(),
+            unfinished: Load::default(),
+            now: Now::default(),
         }
     }
 
@@ -178,10 +201,18 @@ impl<C> Objecter<C> {
         &self.map
     }
 
-    /// Whether the cluster was ever seen not to accept this client instance. It stays so: operations that
-    /// were in flight may or may not have been applied, and only a new instance can start afresh.
-    pub(crate) fn is_barred(&self) -> bool {
-        matches!(self.ended, Some(OpError::Blocklisted | OpError::IdentityLost))
+    /// Why nothing is sent any more. It stays so: operations that were in flight may or may not have been
+    /// applied, and only a new instance can start afresh.
+    pub(crate) fn ended(&self) -> Option<&OpError> {
+        self.ended.as_ref()
+    }
+
+    /// Holds back what is submitted from now on, and what is sent again, until the map is as new as `epoch`.
+    /// What is with the OSDs already stays there.
+    ///
+    /// Ceph: `Objecter::set_epoch_barrier`.
+    pub(crate) fn set_epoch_barrier(&mut self, epoch: Epoch) {
+        self.epoch_barrier = self.epoch_barrier.max(epoch);
     }
 
     /// The next thing for the owner to do.
@@ -189,25 +220,29 @@ impl<C> Objecter<C> {
         self.actions.pop_front()
     }
 
-    /// Submits an operation. `now` is wall-clock time, the modification time of what it writes.
-    pub(crate) fn submit(&mut self, request: Request, now: Utime, completion: C) -> Tid {
-        self.now_utime = now;
+    /// Submits an operation.
+    pub(crate) fn submit(&mut self, request: Request, now: Now, completion: C) -> Tid {
+        self.now = now;
         let tid = self.next_tid();
         if let Some(error) = &self.ended {
             self.actions.push_back(Action::Complete { completion, result: Err(error.clone()) });
             return tid;
         }
         let flags = request.flags();
+        let cost = request.operation.cost();
+        self.unfinished.add(cost.unwrap_or(0));
         let op = PendingOp {
             tid,
             target: Target::new(request.object, request.locator, flags),
             operation: request.operation,
             snap: request.snap,
             snapc: request.snapc,
-            mtime: now,
+            since: now,
             attempts: 0,
             completion: Completion::Caller(completion),
             pool_gone_at: None,
+            cost,
+            admitted: false,
         };
         self.target_and_send(op);
         tid
@@ -215,7 +250,10 @@ impl<C> Objecter<C> {
 
     /// Gives up on an operation: its caller does not wait any more. The OSD may still apply it.
     pub(crate) fn cancel(&mut self, tid: Tid) -> Option<C> {
-        match self.take_op(tid)?.completion {
+        let op = self.take_op(tid)?;
+        self.let_go(&op);
+        self.admit_waiting();
+        match op.completion {
             Completion::Caller(completion) => Some(completion),
             Completion::Register { .. } | Completion::Reconnect { .. } | Completion::Ping { .. } => None,
         }
@@ -262,8 +300,9 @@ impl<C> Objecter<C> {
         let Some(mut op) = session.ops.remove(&tid) else { return };
         if reply.result == -Errno::EBLOCKLISTED.0 {
             // The OSD's map is newer than ours.
-            self.complete(op.completion, Err(OpError::Blocklisted));
-            return self.end(OpError::Blocklisted);
+            let error = OpError::Blocklisted { since: self.now.wall.to_system_time(), epoch: reply.epoch };
+            self.finish(op, Err(error.clone()));
+            return self.end(error);
         }
         if let Some(redirect) = reply.redirect {
             op.target.redirect(redirect);
@@ -281,7 +320,8 @@ impl<C> Objecter<C> {
         } else {
             Ok(OpReply { result: reply.result, version: reply.user_version, outcomes: reply.outcomes })
         };
-        self.complete(op.completion, result);
+        self.finish(op, result);
+        self.admit_waiting();
     }
 
     /// Sends an answered operation elsewhere: a new request to the OSDs, hence a new tid.
@@ -328,8 +368,8 @@ impl<C> Objecter<C> {
     }
 
     /// To be called every few seconds.
-    pub(crate) fn tick(&mut self, now: Utime) {
-        self.now_utime = now;
+    pub(crate) fn tick(&mut self, now: Now) {
+        self.now = now;
         self.ping_watches();
     }
 
@@ -338,36 +378,14 @@ impl<C> Objecter<C> {
         if self.ended.is_some() {
             return;
         }
+        if let OpError::Blocklisted { since, epoch } = error {
+            self.actions.push_back(Action::Barred { since, epoch });
+        }
         self.fail_all(&error);
         self.ended = Some(error);
         for session in std::mem::take(&mut self.sessions).into_values() {
             self.actions.push_back(Action::Close { session: session.id });
         }
-    }
-
-    /// What has been waiting since `before` or longer, and for what.
-    pub(crate) fn stalled(&self, before: Utime) -> Stalled {
-        let homeless = self.homeless.values().filter(|op| op.mtime <= before).count();
-        let mut out = Stalled { homeless, ..Stalled::default() };
-        for session in self.sessions.values() {
-            let old = session.ops.values().filter(|op| op.mtime <= before);
-            for op in old.filter(|op| op.completion.should_resend()) {
-                if op.target.paused {
-                    out.paused += 1;
-                } else if session.features.is_none() {
-                    out.connecting += 1;
-                } else {
-                    out.unanswered += 1;
-                }
-            }
-        }
-        out
-    }
-
-    /// OSDs that have unanswered or unsent operations, for logs.
-    pub(crate) fn busy_osds(&self) -> Vec<OsdId> {
-        let busy = self.sessions.values().filter(|s| s.ops.values().any(|op| op.completion.should_resend()));
-        busy.map(|s| s.id.osd).collect()
     }
 
     fn next_tid(&mut self) -> Tid {
@@ -392,7 +410,7 @@ impl<C> Objecter<C> {
     }
 
     fn take_op(&mut self, tid: Tid) -> Option<PendingOp<C>> {
-        if let Some(op) = self.homeless.remove(&tid) {
+        if let Some(op) = self.homeless.remove(&tid).or_else(|| self.waiting.remove(&tid)) {
             return Some(op);
         }
         self.sessions.values_mut().find_map(|session| session.ops.remove(&tid))
@@ -400,29 +418,31 @@ impl<C> Objecter<C> {
 
     /// Finds out where an operation belongs, hands it there and sends it, whether or not that is a new place.
     fn target_and_send(&mut self, mut op: PendingOp<C>) {
-        match op.target.recompute(&self.map, &mut self.placements) {
+        match op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier) {
             Verdict::NoPool => self.park_without_pool(op),
-            Verdict::PoolEio => self.complete(op.completion, Err(OpError::Errno(Errno::EIO))),
+            Verdict::PoolEio => self.finish(op, Err(OpError::Errno(Errno::EIO))),
             Verdict::Unchanged | Verdict::Resend => self.assign_and_send(op),
         }
     }
 
     /// Hands an operation with a fresh target to its session and sends it, if nothing is in the way.
-    fn assign_and_send(&mut self, op: PendingOp<C>) {
+    fn assign_and_send(&mut self, mut op: PendingOp<C>) {
         let tid = op.tid;
-        let Some(osd) = op.target.osd else {
+        let Some(osd) = op.target.osd.filter(|osd| self.session(*osd).is_some()) else {
+            self.give_back(&mut op);
             self.homeless.insert(tid, op);
             return;
         };
-        match self.session(osd) {
-            Some(session) => {
-                session.ops.insert(tid, op);
-                self.send(osd, tid);
-            }
-            None => {
-                self.homeless.insert(tid, op);
-            }
+        if op.target.paused {
+            self.give_back(&mut op);
+        } else if !self.admit(&mut op) {
+            self.waiting.insert(tid, op);
+            return;
         }
+        if let Some(session) = self.sessions.get_mut(&osd) {
+            session.ops.insert(tid, op);
+        }
+        self.send(osd, tid);
     }
 
     /// Sends an operation of a session, unless it is paused, backed off, or the session is not open yet.
@@ -447,7 +467,7 @@ impl<C> Objecter<C> {
             flags,
             // Left empty, the OSD takes the connection's client and the message's tid.
             reqid: ReqId { name: EntityName { kind: EntityType(0), num: 0 }, tid: Tid(0), inc: 0 },
-            mtime: op.mtime,
+            mtime: op.since.wall,
             locator: &op.target.locator,
             object: &op.target.object,
             ops: &op.operation.ops,
@@ -461,8 +481,9 @@ impl<C> Objecter<C> {
         self.actions.push_back(Action::SendOp { session: session.id, tid, front, payload });
     }
 
-    fn complete(&mut self, completion: Completion<C>, result: Result<OpReply, OpError>) {
-        match completion {
+    fn finish(&mut self, op: PendingOp<C>, result: Result<OpReply, OpError>) {
+        self.let_go(&op);
+        match op.completion {
             Completion::Caller(completion) => self.actions.push_back(Action::Complete { completion, result }),
             Completion::Register { cookie } => self.linger_registered(cookie, result),
             Completion::Reconnect { cookie } => self.linger_checked(cookie, None, result),
@@ -478,9 +499,10 @@ impl<C> Objecter<C> {
         }
         match op.pool_gone_at {
             Some(epoch) if self.map.epoch() >= epoch => {
-                self.complete(op.completion, Err(OpError::NoPool(pool)))
+                self.finish(op, Err(OpError::NoPool(pool)));
             }
             known => {
+                self.give_back(&mut op);
                 self.homeless.insert(op.tid, op);
                 if known.is_none() {
                     self.ask_newest_epoch();
@@ -517,13 +539,14 @@ impl<C> Objecter<C> {
 
     fn fail_all(&mut self, error: &OpError) {
         let mut ops = std::mem::take(&mut self.homeless);
+        ops.append(&mut self.waiting);
         for session in self.sessions.values_mut() {
             ops.append(&mut session.ops);
         }
         for op in ops.into_values() {
             // Linger ops hear of it below, once each.
             if op.completion.should_resend() {
-                self.complete(op.completion, Err(error.clone()));
+                self.finish(op, Err(error.clone()));
             }
         }
         self.fail_lingers(error);

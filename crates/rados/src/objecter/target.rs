@@ -133,7 +133,12 @@ impl Target {
     /// Ceph: `Objecter::_calc_target`. An OSD that stays primary answers what it has received, so a change of
     /// other members of the acting set is no reason to send again; a split or merge is, because the request
     /// names its placement group.
-    pub(crate) fn recompute(&mut self, map: &OsdMap, placements: &mut Placements) -> Verdict {
+    pub(crate) fn recompute(
+        &mut self,
+        map: &OsdMap,
+        placements: &mut Placements,
+        epoch_barrier: Epoch,
+    ) -> Verdict {
         let Some(mut pool) = map.pool(self.base_locator.pool) else {
             self.osd = None;
             return Verdict::NoPool;
@@ -147,7 +152,7 @@ impl Target {
             force = self.last_force_resend < pool.last_force_op_resend;
             self.last_force_resend = pool.last_force_op_resend;
         }
-        let paused = self.should_be_paused(map, pool);
+        let paused = map.epoch() < epoch_barrier || self.should_be_paused(map, pool);
         let unpaused = self.paused && !paused;
         self.paused = paused;
 

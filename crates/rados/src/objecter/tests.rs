@@ -9,6 +9,8 @@ use ceph_codec::{AddrType, HObject};
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 
+mod flow_control;
+
 use super::*;
 use crate::messages::mon::OsdMaps;
 use crate::op::OpOutcome;
@@ -108,6 +110,7 @@ struct World {
     closed: Vec<SessionId>,
     acked_backoffs: Vec<OsdBackoff>,
     asked_newest: usize,
+    barred: usize,
 }
 
 impl World {
@@ -121,6 +124,7 @@ impl World {
                 Action::Complete { completion, result } => self.done.push((completion, result.map(drop))),
                 Action::Watch { cookie, event } => self.events.push((cookie, event)),
                 Action::AskNewestEpoch => self.asked_newest += 1,
+                Action::Barred { .. } => self.barred += 1,
             }
         }
     }
@@ -131,7 +135,7 @@ fn one_in_flight(operation: Operation) -> (Objecter<u32>, World, SessionId) {
     let mut objecter = Objecter::new(full(60), me(), 1);
     let mut world = World::default();
     let pool = objecter.map().pools().next().unwrap().id.0;
-    objecter.submit(request(pool, "object", operation), Utime::default(), 1);
+    objecter.submit(request(pool, "object", operation), Now::default(), 1);
     world.drain(&mut objecter);
     let session = world.connects[0];
     objecter.session_opened(session, FEATURES);
@@ -146,7 +150,7 @@ fn an_operation_waits_for_its_session_and_completes_once() {
     let mut world = World::default();
     let pool = objecter.map().pools().next().unwrap().id.0;
     for n in 0..3 {
-        objecter.submit(request(pool, "same object", write()), Utime::default(), n);
+        objecter.submit(request(pool, "same object", write()), Now::default(), n);
     }
     world.drain(&mut objecter);
     assert_eq!((world.connects.len(), world.sent.len()), (1, 0), "one connection, nothing sent on it yet");
@@ -197,7 +201,7 @@ fn a_backed_off_operation_waits_for_the_unblock() {
     let max = HObject { max: true, ..min.clone() };
     let block = OsdBackoff { spg, epoch: Epoch(9), op: backoff_op::BLOCK, id: 3, begin: min, end: max };
     objecter.handle_backoff(session, block.clone());
-    objecter.submit(request(spg.pg.pool.0, "object", write()), Utime::default(), 2);
+    objecter.submit(request(spg.pg.pool.0, "object", write()), Now::default(), 2);
     world.drain(&mut objecter);
     assert_eq!(world.sent.len(), 1, "held back");
     assert_eq!(world.acked_backoffs, [OsdBackoff { op: backoff_op::ACK_BLOCK, ..block.clone() }]);
@@ -210,8 +214,8 @@ fn a_backed_off_operation_waits_for_the_unblock() {
 fn a_pool_that_is_in_no_map_is_an_error_only_at_the_newest_epoch() {
     let mut objecter = Objecter::new(full(60), me(), 1);
     let mut world = World::default();
-    objecter.submit(request(4711, "object", write()), Utime::default(), 1);
-    objecter.submit(request(4711, "object", write()), Utime::default(), 2);
+    objecter.submit(request(4711, "object", write()), Now::default(), 1);
+    objecter.submit(request(4711, "object", write()), Now::default(), 2);
     world.drain(&mut objecter);
     assert_eq!((world.asked_newest, world.done.len()), (1, 0));
     objecter.newest_epoch(Epoch(61));
@@ -247,7 +251,7 @@ fn a_watch_is_taken_up_again_after_a_reset_and_lost_only_once() {
     assert_eq!((reconnect.attempt, world.sent.len()), (0, 2), "a new request, not a resend");
     let refused = OsdOpReply { result: -Errno::ENOTCONN.0, ..ok(0) };
     objecter.handle_op_reply(again, Tid(reconnect.tid), refused);
-    objecter.tick(Utime::default());
+    objecter.tick(Now::default());
     world.drain(&mut objecter);
     assert_eq!(world.events, [(500, WatchEvent::Lost(Errno::ENOTCONN))]);
     assert_eq!(world.sent.len(), 2, "no pings for a lost watch");
@@ -264,7 +268,7 @@ fn a_watch_is_pinged_but_not_twice_at_a_time() {
     world.drain(&mut objecter);
     objecter.handle_op_reply(world.connects[0], Tid(1), ok(0));
     for _ in 0..3 {
-        objecter.tick(Utime::default());
+        objecter.tick(Now::default());
     }
     world.drain(&mut objecter);
     assert_eq!(world.sent.len(), 2, "{:?}", world.sent);
@@ -284,10 +288,12 @@ fn once_blocklisted_everything_fails_and_stays_failed() {
     let mut objecter = Objecter::new(map.clone(), *barred, 1);
     let mut world = World::default();
     let pool = map.pools().next().unwrap().id.0;
-    objecter.submit(request(pool, "object", write()), Utime::default(), 1);
+    objecter.submit(request(pool, "object", write()), Now::default(), 1);
     world.drain(&mut objecter);
-    assert!(objecter.is_barred());
-    assert_eq!(world.done, [(1, Err(OpError::Blocklisted))]);
+    let error = objecter.ended().unwrap().clone();
+    let since = objecter.map().modified().to_system_time();
+    assert_eq!(error, OpError::Blocklisted { since, epoch: objecter.map().epoch() });
+    assert_eq!(world.done, [(1, Err(error))]);
     assert_eq!(world.connects, []);
 }
 
@@ -330,13 +336,14 @@ fn check_order(objecter: &Objecter<u32>, world: &World) {
 fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
     let map = objecter.map();
     let mut seen = BTreeSet::new();
-    for op in objecter.homeless.values() {
-        assert!(seen.insert(op.tid));
+    for op in objecter.homeless.values().chain(objecter.waiting.values()) {
+        assert!(seen.insert(op.tid) && !op.admitted);
     }
     for (osd, session) in &objecter.sessions {
         assert!(map.is_up(*osd), "a session with a dead OSD");
         for op in session.ops.values() {
             assert!(seen.insert(op.tid));
+            assert_ne!(op.target.paused, op.admitted, "what may be sent counts, what is parked does not");
             let pg = op.target.spg.pg;
             assert_eq!(map.placement(pg).acting_primary, Some(*osd), "{pg} at epoch {}", map.epoch());
             assert_eq!(op.target.spg.shard, map.placement(pg).primary_shard());
@@ -345,6 +352,25 @@ fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
             assert!(!sendable || op.attempts > 0, "{} is sendable and was never sent", op.tid);
         }
     }
+    check_flow_control(objecter);
+}
+
+/// What is under way is what was counted, and within the limits; nothing waits without need.
+fn check_flow_control(objecter: &Objecter<u32>) {
+    let ops = || objecter.sessions.values().flat_map(|session| session.ops.values());
+    let mut admitted = Load::default();
+    ops().filter(|op| op.admitted).for_each(|op| admitted.add(op.cost.unwrap()));
+    assert_eq!(objecter.admitted, admitted);
+    assert!(admitted.ops <= objecter.limits.ops);
+    assert!(admitted.bytes <= objecter.limits.bytes || admitted.ops == 1);
+    if let Some((_, next)) = objecter.waiting.first_key_value() {
+        assert!(!admitted.has_room_for(next.cost.unwrap(), &objecter.limits), "nobody sent the next one");
+    }
+    let mut unfinished = Load::default();
+    let parked = objecter.homeless.values().chain(objecter.waiting.values());
+    let callers = ops().chain(parked).filter(|op| op.completion.should_resend());
+    callers.for_each(|op| unfinished.add(op.cost.unwrap_or(0)));
+    assert_eq!(objecter.unfinished, unfinished);
 }
 
 #[derive(Debug, Clone)]
@@ -360,6 +386,10 @@ enum Step {
     Answer(u8),
     /// The OSD holds back a placement group, or lets it go.
     Backoff(u8),
+    Cancel(u8),
+    Limit(u8),
+    /// Nothing is sent for some epochs.
+    Barrier(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -371,11 +401,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Reset),
         3 => any::<u8>().prop_map(Step::Answer),
         1 => any::<u8>().prop_map(Step::Backoff),
+        1 => any::<u8>().prop_map(Step::Cancel),
+        1 => (1..30u8).prop_map(Step::Limit),
+        1 => (0..4u8).prop_map(Step::Barrier),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     /// Through a cluster's whole life, whatever happens to connections: requests are where they belong, none
     /// is lost, none completes twice, and each keeps its tid.
@@ -387,14 +420,27 @@ proptest! {
         let mut open = BTreeSet::new();
         let mut held = BTreeMap::new();
         let mut submitted = 0u32;
+        let mut cancelled = 0;
         for step in steps {
             match step {
                 Step::Submit { object, pool, read } => {
                     let pools: Vec<i64> = objecter.map().pools().map(|p| p.id.0).collect();
                     let Some(pool) = pools.get(usize::from(pool) % pools.len().max(1)) else { continue };
                     let op = if read { Operation::new().read(0, 1) } else { write() };
-                    objecter.submit(request(*pool, &format!("o{}", object % 16), op), Utime::default(), submitted);
+                    objecter.submit(request(*pool, &format!("o{}", object % 16), op), Now::default(), submitted);
                     submitted += 1;
+                }
+                Step::Cancel(which) => {
+                    let tid = Tid(u64::from(which));
+                    cancelled += usize::from(objecter.cancel(tid).is_some());
+                }
+                Step::Limit(ops) => {
+                    let in_flight = objecter.admitted.ops;
+                    objecter.set_limits(Limits { ops: in_flight.max(ops.into()), bytes: u64::MAX });
+                }
+                Step::Barrier(ahead) => {
+                    let epoch = objecter.map().epoch().0 + u32::from(ahead);
+                    objecter.set_epoch_barrier(Epoch(epoch));
                 }
                 Step::Maps(count) => {
                     let from = objecter.map().epoch().0 + 1;
@@ -446,9 +492,9 @@ proptest! {
             check(&objecter, &open);
             check_order(&objecter, &world);
         }
-        let waiting = objecter.homeless.len() + objecter.sessions.values().map(|s| s.ops.len()).sum::<usize>();
+        let waiting = objecter.homeless.len() + objecter.waiting.len() + objecter.sessions.values().map(|s| s.ops.len()).sum::<usize>();
         let mut done: Vec<u32> = world.done.iter().map(|(n, _)| *n).collect();
-        prop_assert_eq!(done.len() + waiting, submitted as usize);
+        prop_assert_eq!(done.len() + waiting + cancelled, submitted as usize);
         done.sort_unstable();
         done.dedup();
         prop_assert_eq!(done.len(), world.done.len(), "completed twice");
@@ -488,23 +534,24 @@ fn an_answer_for_another_number_of_ops_is_malformed() {
 #[test]
 fn an_osd_that_knows_of_the_blocklist_first_ends_everything() {
     let (mut objecter, mut world, session) = one_in_flight(write());
-    objecter.submit(request(world.sent[0].spg.pg.pool.0, "object", write()), Utime::default(), 2);
+    objecter.submit(request(world.sent[0].spg.pg.pool.0, "object", write()), Now::default(), 2);
     objecter.handle_op_reply(session, Tid(1), reply(1, -Errno::EBLOCKLISTED.0));
     objecter.watch(request(1, "header", Operation::new()), 3);
     world.drain(&mut objecter);
-    let barred = || Err(OpError::Blocklisted);
+    let since = SystemTime::UNIX_EPOCH;
+    let barred = || Err(OpError::Blocklisted { since, epoch: Epoch(0) });
     assert_eq!(world.done, [(1, barred()), (2, barred()), (3, barred())]);
-    assert_eq!(world.closed, [session]);
-    assert!(objecter.is_barred());
+    assert_eq!((world.closed.as_slice(), world.barred), (&[session][..], 1));
+    assert!(objecter.ended().is_some_and(OpError::ends_the_instance));
 }
 
 #[test]
 fn after_the_end_nothing_is_sent() {
     let (mut objecter, mut world, session) = one_in_flight(write());
     objecter.end(OpError::Shutdown);
-    objecter.submit(request(1, "object", write()), Utime::default(), 2);
-    objecter.end(OpError::Blocklisted);
-    objecter.submit(request(1, "object", write()), Utime::default(), 3);
+    objecter.submit(request(1, "object", write()), Now::default(), 2);
+    objecter.end(OpError::IdentityLost);
+    objecter.submit(request(1, "object", write()), Now::default(), 3);
     world.drain(&mut objecter);
     let shut = || Err(OpError::Shutdown);
     assert_eq!(world.done, [(1, shut()), (2, shut()), (3, shut())]);
@@ -596,9 +643,9 @@ fn a_watch_in_a_pool_that_is_in_no_map_ends_at_the_newest_epoch() {
 fn the_newest_epoch_says_nothing_to_operations_younger_than_the_question() {
     let mut objecter = Objecter::new(full(60), me(), 1);
     let mut world = World::default();
-    objecter.submit(request(4711, "object", write()), Utime::default(), 1);
+    objecter.submit(request(4711, "object", write()), Now::default(), 1);
     world.drain(&mut objecter);
-    objecter.submit(request(4712, "object", write()), Utime::default(), 2);
+    objecter.submit(request(4712, "object", write()), Now::default(), 2);
     objecter.newest_epoch(Epoch(60));
     world.drain(&mut objecter);
     assert_eq!(world.done, [(1, Err(OpError::NoPool(ceph_codec::PoolId(4711))))]);

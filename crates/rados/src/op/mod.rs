@@ -113,6 +113,23 @@ pub enum OpKind {
     NotifyAck { notify_id: u64, cookie: u64, payload: Bytes },
 }
 
+impl OpKind {
+    fn cost(&self) -> Option<u64> {
+        let len = match self {
+            Self::Read { len, .. } | Self::SparseRead { len, .. } => return Some(*len),
+            Self::Watch { .. } | Self::Notify { .. } | Self::NotifyAck { .. } => return None,
+            Self::Write { data, .. } | Self::WriteFull { data } | Self::CompareExtent { data, .. } => {
+                data.len()
+            }
+            Self::Call { input, .. } => input.len(),
+            Self::SetXattr { name, value } => name.len() + value.len(),
+            // Requests and answers of some hundred bytes.
+            _ => 0,
+        };
+        Some(len as u64)
+    }
+}
+
 /// One op of an [`Operation`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
@@ -308,6 +325,16 @@ impl Operation {
     #[must_use]
     pub fn len(&self) -> usize {
         self.ops.len()
+    }
+
+    /// Bytes that it counts for in flow control: what it writes and what it may read. `None` for what keeps
+    /// watches and notifies going, which must not wait behind data: others wait for it.
+    pub(crate) fn cost(&self) -> Option<u64> {
+        let mut bytes = 0u64;
+        for op in &self.ops {
+            bytes = bytes.saturating_add(op.kind.cost()?);
+        }
+        Some(bytes)
     }
 
     /// Whether it may write: it has an op that writes or a call of a method that may.

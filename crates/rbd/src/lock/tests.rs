@@ -335,7 +335,7 @@ fn a_blocklisted_client_never_gets_the_lock_again() {
 
     let mut script = Script::new();
     script.on(Event::Wanted);
-    assert_eq!(script.on(Event::Locked(Err(OpError::Blocklisted))), lost);
+    assert_eq!(script.on(Event::Locked(Err(crate::mem_store::blocklisted()))), lost);
 }
 
 #[test]

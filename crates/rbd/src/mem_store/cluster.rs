@@ -2,14 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId};
+use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId};
 use rados::{Errno, NotifyReply, OpError, OpOutcome, OpReply, Operation, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot};
 
 use super::object::{self, Object};
 use super::{Access, Caller, Identity};
+
+/// What a barred client gets. This cluster has no epochs and no clock.
+pub(crate) fn blocklisted() -> OpError {
+    OpError::Blocklisted { since: SystemTime::UNIX_EPOCH, epoch: Epoch(0) }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ObjectKey {
@@ -145,7 +151,7 @@ impl Cluster {
     }
 
     fn check_allowed(&self, identity: &Identity) -> Result<(), OpError> {
-        if self.is_blocklisted(&identity.addr) { Err(OpError::Blocklisted) } else { Ok(()) }
+        if self.is_blocklisted(&identity.addr) { Err(blocklisted()) } else { Ok(()) }
     }
 
     pub(super) fn watch(&mut self, identity: &Identity, key: ObjectKey) -> Result<Watch, OpError> {

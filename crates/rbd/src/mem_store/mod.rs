@@ -38,6 +38,8 @@ use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
 use tokio::sync::oneshot;
 
 use crate::ObjectStore;
+#[cfg(test)]
+pub(crate) use cluster::blocklisted;
 use cluster::{Cluster, ObjectKey};
 pub use image::NewImage;
 

@@ -61,7 +61,7 @@ fn a_blocklisted_client_is_told_so_and_loses_its_watches() {
     assert!(store.is_blocklisted() && !other.is_blocklisted());
     assert_eq!(watch.events.try_recv(), Ok(WatchEvent::Lost(Errno::ENOTCONN)));
     let read = now(store.read("o", Operation::new().stat(), SnapId::HEAD));
-    assert_eq!(read, Err(OpError::Blocklisted));
+    assert_eq!(read, Err(blocklisted()));
     let watchers = now(other.read("o", Operation::new().list_watchers(), SnapId::HEAD)).unwrap();
     assert_eq!(watchers.outcomes[0].watchers(), Ok(Vec::new()));
 }

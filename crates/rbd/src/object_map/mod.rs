@@ -238,7 +238,7 @@ impl<S: ObjectStore> Inner<S> {
                 error!(map = self.object, states = states.len(), objects, "the object map is too small");
                 (false, true)
             }
-            Err(error @ (OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown)) => {
+            Err(error @ (OpError::Blocklisted { .. } | OpError::IdentityLost | OpError::Shutdown)) => {
                 return Err(error.into());
             }
             Err(error) => {
@@ -319,7 +319,7 @@ impl<S: ObjectStore> Inner<S> {
     }
 
     fn without_lock(&self, error: OpError) -> Result<(), OpError> {
-        if matches!(error, OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown) {
+        if matches!(error, OpError::Blocklisted { .. } | OpError::IdentityLost | OpError::Shutdown) {
             return Err(error);
         }
         error!(map = self.object, %error, "could not lock the object map");
@@ -381,7 +381,7 @@ impl<S: ObjectStore> Inner<S> {
     async fn safe(&self, result: Result<(), OpError>) -> Result<(), ObjectMapError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error @ (OpError::Blocklisted | OpError::IdentityLost | OpError::Shutdown)) => {
+            Err(error @ (OpError::Blocklisted { .. } | OpError::IdentityLost | OpError::Shutdown)) => {
                 Err(error.into())
             }
             Err(error) => {

@@ -220,6 +220,9 @@ async fn an_image_may_be_too_large_for_a_map() {
 async fn a_dead_client_cannot_go_on() {
     let store = MemStore::new();
     let map = ObjectMap::load(store.clone(), image(&store)).await.unwrap();
-    store.set_fault(|_, _| Some(OpError::Blocklisted));
-    assert_eq!(map.update(3..4, Exists, None).await, Err(ObjectMapError::Store(OpError::Blocklisted)));
+    store.set_fault(|_, _| Some(crate::mem_store::blocklisted()));
+    assert_eq!(
+        map.update(3..4, Exists, None).await,
+        Err(ObjectMapError::Store(crate::mem_store::blocklisted()))
+    );
 }

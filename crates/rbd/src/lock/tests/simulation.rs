@@ -256,7 +256,7 @@ impl World {
         let barred = self.blocklist.contains(&client);
         let busy = || Err(errno(Errno::EBUSY));
         let unless_barred =
-            |result: Result<(), OpError>| if barred { Err(OpError::Blocklisted) } else { result };
+            |result: Result<(), OpError>| if barred { Err(crate::mem_store::blocklisted()) } else { result };
         Some(match action {
             Action::Lock(watch) => Event::Locked(unless_barred(match self.lock {
                 _ if barred => Ok(()),

@@ -1,0 +1,122 @@
+//! How much is under way at a time, what waits, and what is told about it.
+
+use super::*;
+use crate::op::OpKind;
+
+/// An Objecter whose OSD session for `pool`'s object "object" is open, with limits.
+fn limited(ops: u64, bytes: u64) -> (Objecter<u32>, World, SessionId, i64) {
+    let (mut objecter, mut world, session) = one_in_flight(write());
+    let pool = world.sent[0].spg.pg.pool.0;
+    objecter.handle_op_reply(session, Tid(1), ok(0));
+    world.drain(&mut objecter);
+    world.sent.clear();
+    world.done.clear();
+    objecter.set_limits(Limits { ops, bytes });
+    (objecter, world, session, pool)
+}
+
+fn sent(world: &World) -> Vec<u64> {
+    world.sent.iter().map(|sent| sent.tid).collect()
+}
+
+#[test]
+fn what_exceeds_the_limits_follows_in_the_order_of_submission() {
+    let (mut objecter, mut world, session, pool) = limited(2, 100);
+    let lens = [10, 10, 95, 5, 5];
+    for (n, len) in (2..).zip(lens) {
+        objecter.submit(request(pool, "object", Operation::new().write(0, vec![0; len])), Now::default(), n);
+    }
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3], "two operations");
+    assert!(!objecter.has_room());
+    objecter.handle_op_reply(session, Tid(2), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3], "small ones do not overtake the large one");
+    objecter.handle_op_reply(session, Tid(3), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3, 4, 5], "100 bytes");
+    objecter.cancel(Tid(5));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3, 4, 5, 6], "who gives up makes room");
+    check_flow_control(&objecter);
+}
+
+#[test]
+fn reads_count_by_what_they_may_return() {
+    let (mut objecter, mut world, _, pool) = limited(10, 100);
+    objecter.submit(request(pool, "object", Operation::new().read(0, 60)), Now::default(), 2);
+    objecter.submit(request(pool, "object", Operation::new().sparse_read(0, 60)), Now::default(), 3);
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2]);
+}
+
+#[test]
+fn watches_and_acknowledgements_do_not_wait_behind_data() {
+    let (mut objecter, mut world, _, pool) = limited(1, 100);
+    objecter.submit(request(pool, "object", write()), Now::default(), 2);
+    objecter.submit(request(pool, "object", write()), Now::default(), 3);
+    objecter.watch(request(pool, "object", Operation::new()), 4);
+    let ack = OpKind::NotifyAck { notify_id: 1, cookie: 1, payload: Bytes::new() };
+    objecter.submit(request(pool, "object", Operation::new().push(ack)), Now::default(), 5);
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 4, 5]);
+}
+
+#[test]
+fn what_is_parked_does_not_keep_others_away() {
+    let (mut objecter, mut world, session, pool) = limited(2, 100);
+    let next = objecter.map().epoch().next();
+    objecter.set_epoch_barrier(next);
+    for n in 2..6 {
+        objecter.submit(request(pool, "object", write()), Now::default(), n);
+    }
+    world.drain(&mut objecter);
+    assert_eq!((sent(&world), objecter.admitted), (vec![], Load::default()));
+    assert!(!objecter.has_room(), "whoever asks is told that requests pile up");
+    let why: BTreeSet<_> = objecter
+        .requests(Duration::ZERO, Duration::ZERO)
+        .into_iter()
+        .map(|request| request.waits_for.to_string())
+        .collect();
+    assert_eq!(why.into_iter().collect::<Vec<_>>(), [format!("for OSDMap {next}")]);
+    let all = incrementals();
+    objecter.handle_maps(&maps(objecter.map(), [(next.0, all[&next.0].clone())])).unwrap();
+    world.drain(&mut objecter);
+    if !world.closed.contains(&session) {
+        assert_eq!(sent(&world), [2, 3], "in their order, within the limits");
+    }
+    check_flow_control(&objecter);
+}
+
+#[test]
+fn a_request_tells_what_it_waits_for() {
+    let (mut objecter, mut world, session, pool) = limited(1, 100);
+    let at = |seconds| Now { monotonic: Duration::from_secs(seconds), ..Now::default() };
+    objecter.submit(request(pool, "object", Operation::new().write(4096, "12345")), at(1), 2);
+    objecter.submit(request(pool, "object", Operation::new().call("rbd", "get_size", "x").stat()), at(2), 3);
+    objecter.submit(request(4711, "object", write()), at(3), 4);
+    objecter.notify(request(pool, "object", Operation::new()), Bytes::new(), 30, 5);
+    world.drain(&mut objecter);
+    let told = |objecter: &Objecter<u32>, age| {
+        let requests = objecter.requests(Duration::from_secs(11), Duration::from_secs(age));
+        requests.into_iter().map(|r| (r.what, r.age.as_secs(), r.attempts, r.waits_for)).collect::<Vec<_>>()
+    };
+    let write = |why| ("write 4096~5".to_owned(), 10, 1, why);
+    assert_eq!(
+        told(&objecter, 0),
+        [
+            write(WaitsFor::Answer),
+            ("call rbd.get_size, stat".to_owned(), 9, 0, WaitsFor::Room),
+            ("write 0~1".to_owned(), 8, 0, WaitsFor::Pool(ceph_codec::PoolId(4711))),
+            ("notify".to_owned(), 8, 1, WaitsFor::Answer),
+        ]
+    );
+    assert_eq!(told(&objecter, 10), [write(WaitsFor::Answer)], "those old enough");
+
+    let registered = OpOutcome { rval: 0, data: Bytes::copy_from_slice(&7u64.to_le_bytes()) };
+    objecter.handle_op_reply(session, Tid(5), OsdOpReply { outcomes: vec![registered], ..ok(0) });
+    assert!(told(&objecter, 0).contains(&("notify".to_owned(), 8, 1, WaitsFor::Watchers)));
+    objecter.session_reset(session);
+    let addr = objecter.sessions[&session.osd].addr;
+    assert!(told(&objecter, 0).contains(&write(WaitsFor::Connection(addr))));
+}
