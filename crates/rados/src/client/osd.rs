@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::net::{DialError, Link, LinkError, Outbox, dial};
 use crate::objecter::SessionId;
 
-use super::core::{Core, backoff};
+use super::core::{Core, FIRST_PAUSE, backoff};
 
 /// Time for TCP and the handshake.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -40,24 +40,30 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
                 tracing::debug!(osd = %session.osd, %addr, "connected");
                 core.osd_opened(session, link.features());
                 let since = Instant::now();
-                let Err(error) = serve(&core, session, &mut link, &outbox).await else { return };
+                let mut answered = false;
+                let served = serve(&core, session, &mut link, &outbox, &mut answered).await;
+                let Err(error) = served else { return };
                 tracing::info!(
                     osd = %session.osd, %addr, error = &error as &dyn std::error::Error,
                     "connection to the OSD ended"
                 );
-                // One that accepts us and hangs up at once must not be asked in a busy loop.
-                if since.elapsed() > LONGEST_PAUSE {
-                    failures = 0;
-                }
+                // One that accepts us and hangs up must not be asked in a busy loop; one that answers and whose
+                // connections break is worth another try at once.
+                let lived = since.elapsed();
+                failures = match answered || lived > LONGEST_PAUSE {
+                    false => failures.saturating_add(1),
+                    true => u32::from(lived < FIRST_PAUSE),
+                };
             }
             Err(error) => {
                 let level = if error.is_transient() { "temporarily" } else { "persistently" };
                 tracing::info!(
                     osd = %session.osd, %addr, error = &error as &dyn std::error::Error, "OSD unreachable, {level}"
                 );
+                failures = failures.saturating_add(1);
             }
         }
-        core.osd_reset(session, addr, failures.saturating_add(1));
+        core.osd_reset(session, addr, failures);
     });
 }
 
@@ -86,12 +92,14 @@ async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
     opened
 }
 
-/// Moves messages until the connection fails (an error) or the session is not wanted any more.
+/// Moves messages until the connection fails (an error) or the session is not wanted any more; `answered` says
+/// whether the OSD sent any.
 async fn serve(
     core: &Arc<Core>,
     session: SessionId,
     link: &mut Link,
     outbox: &Outbox,
+    answered: &mut bool,
 ) -> Result<(), LinkError> {
     let mut next_keepalive = Instant::now() + KEEPALIVE;
     loop {
@@ -101,6 +109,7 @@ async fn serve(
                 let Some(event) = event? else { return Ok(()) };
                 if let Event::Message(message) = event {
                     core.osd_message(session, message).map_err(malformed)?;
+                    *answered = true;
                 }
             }
             () = sleep_until(next_keepalive) => {
