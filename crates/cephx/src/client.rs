@@ -142,6 +142,12 @@ impl Client {
         }
     }
 
+    /// Drops the tickets of all services: their keys were replaced. As [`invalidate`](Self::invalidate) does
+    /// for one.
+    pub fn invalidate_services(&mut self) {
+        self.tickets.retain(|service, _| *service == EntityType::AUTH);
+    }
+
     /// When to call [`renew`](Self::renew) next; `None` while there is no session with a monitor or a renewal
     /// is under way.
     #[must_use]

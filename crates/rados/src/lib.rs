@@ -45,6 +45,7 @@ pub use ceph_codec::{EntityAddr, Epoch, GlobalId, OsdId, PgId, PoolId, SnapId, S
 pub use client::{Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options};
 pub use error::OpError;
 pub use ioctx::IoCtx;
+pub use monc::{MonRequest, MonRequestKind};
 pub use net::{Connecting, HostSystem, Stream, System};
 pub use objecter::{Limits, RequestStatus, WaitsFor};
 pub use op::{

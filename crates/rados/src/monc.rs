@@ -1,22 +1,30 @@
 //! The session with the monitors: what is asked of them, so that it survives their failures.
 //!
-//! A state machine without sockets. Subscriptions, commands and version queries stay here until they are
-//! answered, and are sent again on every new session; the owner connects, and sends what
-//! [`MonClient::poll_message`] gives.
+//! A state machine without sockets. Subscriptions, commands and questions stay here until they are answered,
+//! and are sent again on every new session; the owner connects, and sends what [`MonClient::poll_message`]
+//! gives. Times are durations since any fixed moment.
 //!
 //! Ceph: `src/mon/MonClient.cc`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, EntityAddr, Epoch, Tid, Uuid};
 use ceph_msgr::Message;
+use thiserror::Error;
 
 use crate::messages::kind;
 use crate::messages::mon::{
-    AuthReply, CommandAck, MonMap, OsdMaps, Subscription, VersionReply, decode_mon_map, encode_auth,
+    AuthReply, CommandAck, MonInfo, MonMap, OsdMaps, Subscription, VersionReply, decode_mon_map, encode_auth,
     encode_command, encode_get_version, encode_subscribe,
 };
+
+/// Within this time a monitor of some use answers what needs nobody's consent: the map of monitors when a
+/// session begins, and the newest epoch of a map.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a monitor may take to answer a request for tickets.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a monitor said that concerns others.
 #[derive(Debug)]
@@ -25,16 +33,81 @@ pub(crate) enum MonEvent<C> {
     OsdMaps(OsdMaps),
     /// New tickets, or their refusal.
     AuthReply(AuthReply),
+    /// The services' keys were replaced: their tickets are of no use any more.
+    TicketsRevoked,
     /// A command has ended.
     Command { completion: C, ack: CommandAck, output: Bytes },
     /// The newest epoch of the OSDMap when this question, and all before it, had been asked.
     NewestEpoch { question: u64, epoch: Epoch },
 }
 
+/// Why a session with a monitor has to end. A new one, perhaps with another monitor, goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum MonSessionError {
+    #[error("the monitor sent a malformed message")]
+    Malformed(#[from] DecodeError),
+    #[error("the monitor belongs to the cluster {found}, not to {expected}")]
+    OtherCluster { expected: Uuid, found: Uuid },
+    #[error("the monitor is not one of the cluster's any more (monmap {0})")]
+    NotInMap(Epoch),
+    #[error("the monitor does not answer, though it is alive")]
+    Mute,
+    #[error("the monitor did not answer a request for tickets within {} seconds", .0.as_secs())]
+    NoTickets(Duration),
+}
+
+/// What kind of thing the monitors are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MonRequestKind {
+    /// A command; its name only, for its arguments may be secret.
+    Command {
+        /// `prefix` of its JSON.
+        prefix: String,
+    },
+    /// The newest epoch of the OSDMap.
+    NewestEpoch,
+    /// New tickets.
+    Tickets,
+}
+
+/// Something that the monitors have been asked and have not answered. Ceph: `objecter_requests` of the admin
+/// socket shows the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonRequest {
+    /// What.
+    pub kind: MonRequestKind,
+    /// How long ago it was asked for.
+    pub age: Duration,
+    /// To how many sessions it was sent, one after the other.
+    pub attempts: u32,
+}
+
+/// A question that waits for its answer.
 #[derive(Debug)]
-struct Command<C> {
-    json: String,
-    completion: C,
+struct Asked<C> {
+    question: Question<C>,
+    since: Duration,
+    /// When it was sent in this session.
+    sent: Option<Duration>,
+    attempts: u32,
+}
+
+#[derive(Debug)]
+enum Question<C> {
+    Command { json: String, completion: C },
+    NewestEpoch,
+}
+
+/// The session that is open.
+#[derive(Debug)]
+struct Session {
+    peer: EntityAddr,
+    opened: Duration,
+    /// Whether the monitor has answered the subscriptions.
+    greeted: bool,
+    /// When tickets were asked for that have not come yet.
+    asked_tickets: Option<Duration>,
 }
 
 /// See the [module](self).
@@ -44,13 +117,12 @@ pub(crate) struct MonClient<C> {
     /// `host name` in subscriptions, for the operator's eyes.
     hostname: String,
     subscriptions: BTreeMap<&'static str, Subscription>,
-    commands: BTreeMap<u64, Command<C>>,
-    /// Questions for the newest epoch that are not answered yet.
-    questions: BTreeSet<u64>,
+    /// By tid.
+    asked: BTreeMap<u64, Asked<C>>,
     /// A full OSDMap was asked for because what came was of no use.
     asked_full_osdmap: bool,
     last_tid: u64,
-    connected: bool,
+    session: Option<Session>,
     outbox: VecDeque<Message>,
 }
 
@@ -66,11 +138,10 @@ impl<C> MonClient<C> {
             monmap: MonMap::default(),
             hostname,
             subscriptions,
-            commands: BTreeMap::new(),
-            questions: BTreeSet::new(),
+            asked: BTreeMap::new(),
             asked_full_osdmap: false,
             last_tid: 0,
-            connected: false,
+            session: None,
             outbox: VecDeque::new(),
         }
     }
@@ -80,31 +151,68 @@ impl<C> MonClient<C> {
         self.monmap.fsid
     }
 
-    /// Where the monitors are according to their map, with names; those that speak only messenger v1 have no
-    /// address. Empty before the first map.
-    pub(crate) fn monitors(&self) -> impl Iterator<Item = (&str, Option<EntityAddr>)> {
-        self.monmap.mons.iter().map(|(name, mon)| (name.as_str(), mon.addrs.msgr2()))
+    /// The monitors according to their map, by name. Empty before the first map.
+    pub(crate) fn monitors(&self) -> &BTreeMap<String, MonInfo> {
+        &self.monmap.mons
     }
 
-    /// A monitor accepted us: everything open is asked again.
-    pub(crate) fn session_opened(&mut self) {
-        self.connected = true;
+    /// Everything that is asked and not answered, the oldest first.
+    pub(crate) fn pending(&self, now: Duration) -> Vec<MonRequest> {
+        let tickets = self.session.as_ref().and_then(|session| session.asked_tickets).map(|since| {
+            let age = now.saturating_sub(since);
+            MonRequest { kind: MonRequestKind::Tickets, age, attempts: 1 }
+        });
+        let mut pending: Vec<_> =
+            self.asked.values().map(|asked| asked.describe(now)).chain(tickets).collect();
+        pending.sort_by_key(|request| std::cmp::Reverse(request.age));
+        pending
+    }
+
+    /// The monitor at `peer` accepted us: everything open is asked again.
+    pub(crate) fn session_opened(&mut self, peer: EntityAddr, now: Duration) {
+        self.session = Some(Session { peer, opened: now, greeted: false, asked_tickets: None });
         self.outbox.clear();
+        // From the map that is here on, not from the next: the answer shows that the monitor is of some use.
+        self.subscriptions.insert(MONMAP, Subscription { start: self.monmap.epoch.0.into(), once: false });
         self.push_subscriptions();
         self.asked_full_osdmap = false;
-        for question in self.questions.clone() {
-            self.push_get_version(question);
-        }
-        let tids: Vec<u64> = self.commands.keys().copied().collect();
+        let tids: Vec<u64> = self.asked.keys().copied().collect();
         for tid in tids {
-            self.push_command(tid);
+            self.push_question(tid, now);
         }
     }
 
     /// The session is lost.
     pub(crate) fn session_closed(&mut self) {
-        self.connected = false;
+        self.session = None;
         self.outbox.clear();
+        for asked in self.asked.values_mut() {
+            asked.sent = None;
+        }
+    }
+
+    /// To be called every second or so.
+    ///
+    /// # Errors
+    /// [`MonSessionError`] if the monitor owes answers for too long, however alive it is: another one may be
+    /// of more use.
+    pub(crate) fn check_answers(&self, now: Duration) -> Result<(), MonSessionError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let is_late = |since: Duration, limit| now.saturating_sub(since) > limit;
+        if session.asked_tickets.is_some_and(|since| is_late(since, RENEWAL_LIMIT)) {
+            return Err(MonSessionError::NoTickets(RENEWAL_LIMIT));
+        }
+        // A command may take long: it waits for a quorum, or for whatever it does.
+        let question = self
+            .asked
+            .values()
+            .filter(|asked| matches!(asked.question, Question::NewestEpoch))
+            .find_map(|asked| asked.sent);
+        let greeting = (!session.greeted).then_some(session.opened);
+        if question.into_iter().chain(greeting).any(|since| is_late(since, ANSWER_LIMIT)) {
+            return Err(MonSessionError::Mute);
+        }
+        Ok(())
     }
 
     /// The next message to send.
@@ -134,82 +242,122 @@ impl<C> MonClient<C> {
 
     fn subscribe_osdmap(&mut self, start: u64) {
         self.subscriptions.insert(OSDMAP, Subscription { start, once: false });
-        if self.connected {
+        if self.session.is_some() {
             self.push_subscriptions();
         }
     }
 
     /// Asks for the newest epoch of the OSDMap; returns the number of the question. The answer to a later
     /// question answers all before it, not the other way round.
-    pub(crate) fn request_newest_epoch(&mut self) -> u64 {
-        self.last_tid += 1;
-        let question = self.last_tid;
-        self.questions.insert(question);
-        if self.connected {
-            self.push_get_version(question);
-        }
-        question
+    pub(crate) fn request_newest_epoch(&mut self, now: Duration) -> u64 {
+        self.ask(Question::NewestEpoch, now)
     }
 
-    /// Sends a command, JSON as the `ceph` tool sends it.
-    pub(crate) fn command(&mut self, json: String, completion: C) {
+    /// Sends a command, JSON as the `ceph` tool sends it; returns its number.
+    pub(crate) fn command(&mut self, json: String, completion: C, now: Duration) -> u64 {
+        self.ask(Question::Command { json, completion }, now)
+    }
+
+    /// Forgets a question: nobody waits for its answer any more. The monitors may act on it all the same.
+    pub(crate) fn cancel(&mut self, tid: u64) {
+        self.asked.remove(&tid);
+    }
+
+    fn ask(&mut self, question: Question<C>, now: Duration) -> u64 {
         self.last_tid += 1;
         let tid = self.last_tid;
-        self.commands.insert(tid, Command { json, completion });
-        if self.connected {
-            self.push_command(tid);
+        self.asked.insert(tid, Asked { question, since: now, sent: None, attempts: 0 });
+        if self.session.is_some() {
+            self.push_question(tid, now);
         }
+        tid
     }
 
     /// Asks for new tickets.
-    pub(crate) fn renew_tickets(&mut self, method: u32, payload: &[u8]) {
+    pub(crate) fn renew_tickets(&mut self, method: u32, payload: &[u8], now: Duration) {
+        let Some(session) = &mut self.session else { return };
+        session.asked_tickets = Some(now);
         let front = encode_auth(method, payload, self.monmap.epoch);
         self.push(kind::AUTH, 1, 1, Tid(0), front);
     }
 
     /// All waiting commands, when the client is shut down.
     pub(crate) fn take_commands(&mut self) -> impl Iterator<Item = C> + use<C> {
-        std::mem::take(&mut self.commands).into_values().map(|command| command.completion)
+        std::mem::take(&mut self.asked).into_values().filter_map(|asked| match asked.question {
+            Question::Command { completion, .. } => Some(completion),
+            Question::NewestEpoch => None,
+        })
     }
 
     /// A message of the monitor. `Ok(None)`: it concerns nobody else.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed; the session should end then.
-    pub(crate) fn handle_message(&mut self, message: Message) -> Result<Option<MonEvent<C>>, DecodeError> {
+    /// [`MonSessionError`]; the session has to end then.
+    pub(crate) fn handle_message(
+        &mut self,
+        message: Message,
+    ) -> Result<Option<MonEvent<C>>, MonSessionError> {
         let front = &message.front;
         Ok(match message.kind {
-            kind::MON_MAP => {
-                let monmap = decode_mon_map(front)?;
-                if monmap.epoch >= self.monmap.epoch {
-                    let start = u64::from(monmap.epoch.0) + 1;
-                    self.subscriptions.insert(MONMAP, Subscription { start, once: false });
-                    self.monmap = monmap;
-                }
-                None
-            }
+            kind::MON_MAP => self.handle_mon_map(decode_mon_map(front)?)?,
             kind::OSD_MAP => Some(MonEvent::OsdMaps(OsdMaps::decode(front)?)),
-            kind::AUTH_REPLY => Some(MonEvent::AuthReply(AuthReply::decode_from(front)?)),
-            kind::MON_GET_VERSION_REPLY => {
-                let reply = VersionReply::decode_from(front)?;
-                let question = reply.handle;
-                if !self.questions.contains(&question) {
-                    return Ok(None);
+            kind::AUTH_REPLY => {
+                if let Some(session) = &mut self.session {
+                    session.asked_tickets = None;
                 }
-                self.questions = self.questions.split_off(&(question + 1));
-                let epoch = Epoch(u32::try_from(reply.newest).unwrap_or(u32::MAX));
-                Some(MonEvent::NewestEpoch { question, epoch })
+                Some(MonEvent::AuthReply(AuthReply::decode_from(front)?))
             }
+            kind::MON_GET_VERSION_REPLY => self.handle_version(VersionReply::decode_from(front)?),
             kind::MON_COMMAND_ACK => {
                 let ack = CommandAck::decode_from(front)?;
-                self.commands.remove(&message.tid.0).map(|command| MonEvent::Command {
-                    completion: command.completion,
-                    ack,
-                    output: message.data.into_bytes(),
-                })
+                self.handle_command_ack(message.tid.0, ack, message.data.into_bytes())
             }
             _ => None,
         })
+    }
+
+    fn handle_mon_map(&mut self, monmap: MonMap) -> Result<Option<MonEvent<C>>, MonSessionError> {
+        let known = self.monmap.epoch > Epoch(0);
+        if known && monmap.fsid != self.monmap.fsid {
+            return Err(MonSessionError::OtherCluster { expected: self.monmap.fsid, found: monmap.fsid });
+        }
+        if let Some(session) = &mut self.session {
+            session.greeted = true;
+        }
+        if monmap.epoch < self.monmap.epoch {
+            // A monitor that is behind, and will catch up.
+            return Ok(None);
+        }
+        let revoked = known && monmap.auth_epoch > self.monmap.auth_epoch;
+        let start = u64::from(monmap.epoch.0) + 1;
+        self.subscriptions.insert(MONMAP, Subscription { start, once: false });
+        self.monmap = monmap;
+        match &self.session {
+            Some(session) if !self.monmap.contains(session.peer) => {
+                Err(MonSessionError::NotInMap(self.monmap.epoch))
+            }
+            _ => Ok(revoked.then_some(MonEvent::TicketsRevoked)),
+        }
+    }
+
+    fn handle_version(&mut self, reply: VersionReply) -> Option<MonEvent<C>> {
+        let question = reply.handle;
+        if !self.asked.get(&question).is_some_and(Asked::is_about_epoch) {
+            return None;
+        }
+        self.asked.retain(|tid, asked| *tid > question || !asked.is_about_epoch());
+        let epoch = Epoch(u32::try_from(reply.newest).unwrap_or(u32::MAX));
+        Some(MonEvent::NewestEpoch { question, epoch })
+    }
+
+    fn handle_command_ack(&mut self, tid: u64, ack: CommandAck, output: Bytes) -> Option<MonEvent<C>> {
+        if self.asked.get(&tid)?.is_about_epoch() {
+            return None;
+        }
+        match self.asked.remove(&tid)?.question {
+            Question::Command { completion, .. } => Some(MonEvent::Command { completion, ack, output }),
+            Question::NewestEpoch => None,
+        }
     }
 
     fn push_subscriptions(&mut self) {
@@ -217,15 +365,15 @@ impl<C> MonClient<C> {
         self.push(kind::MON_SUBSCRIBE, 3, 1, Tid(0), front);
     }
 
-    fn push_get_version(&mut self, handle: u64) {
-        self.push(kind::MON_GET_VERSION, 1, 1, Tid(handle), encode_get_version(handle, OSDMAP));
-    }
-
-    fn push_command(&mut self, tid: u64) {
-        if let Some(command) = self.commands.get(&tid) {
-            let front = encode_command(self.monmap.fsid, &command.json);
-            self.push(kind::MON_COMMAND, 0, 0, Tid(tid), front);
-        }
+    fn push_question(&mut self, tid: u64, now: Duration) {
+        let Some(asked) = self.asked.get_mut(&tid) else { return };
+        asked.sent = Some(now);
+        asked.attempts = asked.attempts.saturating_add(1);
+        let (kind, version, front) = match &asked.question {
+            Question::Command { json, .. } => (kind::MON_COMMAND, 0, encode_command(self.monmap.fsid, json)),
+            Question::NewestEpoch => (kind::MON_GET_VERSION, 1, encode_get_version(tid, OSDMAP)),
+        };
+        self.push(kind, version, version, Tid(tid), front);
     }
 
     fn push(&mut self, kind: u16, version: u16, compat_version: u16, tid: Tid, front: Vec<u8>) {
@@ -241,76 +389,25 @@ impl<C> MonClient<C> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ceph_codec::Encode;
-
-    fn kinds(monc: &mut MonClient<u8>) -> Vec<u16> {
-        std::iter::from_fn(|| monc.poll_message()).map(|m| m.kind).collect()
+impl<C> Asked<C> {
+    fn is_about_epoch(&self) -> bool {
+        matches!(self.question, Question::NewestEpoch)
     }
 
-    fn ack(tid: u64) -> Message {
-        let mut front = vec![0; 18];
-        0i32.encode(&mut front);
-        "done".encode(&mut front);
-        Message { kind: kind::MON_COMMAND_ACK, tid: Tid(tid), front: front.into(), ..Message::default() }
-    }
-
-    #[test]
-    fn what_is_open_is_asked_again_on_every_new_session() {
-        let mut monc = MonClient::new("host".into());
-        monc.command("{}".into(), 7);
-        monc.request_newest_epoch();
-        assert!(kinds(&mut monc).is_empty(), "nobody to ask yet");
-        for _ in 0..2 {
-            monc.session_opened();
-            assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE, kind::MON_GET_VERSION, kind::MON_COMMAND]);
-            monc.session_closed();
-        }
-        monc.session_opened();
-        let event = monc.handle_message(ack(1)).unwrap();
-        assert!(matches!(event, Some(MonEvent::Command { completion: 7, .. })));
-        assert!(monc.handle_message(ack(1)).unwrap().is_none(), "a second answer concerns nobody");
-    }
-
-    #[test]
-    fn a_new_session_continues_the_maps_where_the_last_one_ended() {
-        let mut monc = MonClient::<u8>::new(String::new());
-        monc.have_osdmap(Epoch(41));
-        assert_eq!(monc.subscriptions[OSDMAP].start, 42);
-        monc.request_full_osdmap();
-        assert_eq!(monc.subscriptions[OSDMAP].start, 0, "a full map");
-    }
-
-    #[test]
-    fn a_full_map_that_is_of_no_use_is_not_asked_for_again_and_again() {
-        let mut monc = MonClient::<u8>::new(String::new());
-        monc.session_opened();
-        kinds(&mut monc);
-        monc.request_full_osdmap();
-        monc.request_full_osdmap();
-        assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE]);
-        monc.have_osdmap(Epoch(3));
-        monc.request_full_osdmap();
-        assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE], "those were other maps");
-    }
-
-    #[test]
-    fn an_answer_counts_for_earlier_questions_only() {
-        let answer = |handle: u64| Message {
-            kind: kind::MON_GET_VERSION_REPLY,
-            front: [handle, 9, 1].iter().flat_map(|n: &u64| n.to_le_bytes()).collect::<Vec<_>>().into(),
-            ..Message::default()
+    fn describe(&self, now: Duration) -> MonRequest {
+        let kind = match &self.question {
+            Question::Command { json, .. } => MonRequestKind::Command { prefix: prefix_of(json) },
+            Question::NewestEpoch => MonRequestKind::NewestEpoch,
         };
-        let mut monc = MonClient::<u8>::new(String::new());
-        monc.session_opened();
-        let (first, second, third) =
-            (monc.request_newest_epoch(), monc.request_newest_epoch(), monc.request_newest_epoch());
-        let event = monc.handle_message(answer(second)).unwrap();
-        assert!(matches!(event, Some(MonEvent::NewestEpoch { question, .. }) if question == second));
-        assert!(monc.handle_message(answer(first)).unwrap().is_none(), "answered already");
-        assert!(monc.handle_message(answer(third)).unwrap().is_some());
-        assert!(monc.handle_message(answer(99)).unwrap().is_none(), "nobody asked that");
+        MonRequest { kind, age: now.saturating_sub(self.since), attempts: self.attempts }
     }
 }
+
+fn prefix_of(json: &str) -> String {
+    let command: Option<serde_json::Value> = serde_json::from_str(json).ok();
+    let prefix = command.as_ref().and_then(|command| command["prefix"].as_str());
+    prefix.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use crate::messages::kind;
 use crate::messages::mon::{CommandAck, OsdMaps};
 use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
 use crate::messages::watch::WatchNotify;
-use crate::monc::{MonClient, MonEvent};
+use crate::monc::{MonClient, MonEvent, MonSessionError};
 use crate::net::{Dialer, LinkError, Outbox, Proof};
 use crate::objecter::{Action, Now, Objecter, RequestStatus, SessionId};
 use crate::op::OpReply;
@@ -37,18 +37,13 @@ pub(crate) type OpSender = oneshot::Sender<Result<OpReply, OpError>>;
 /// Where the result of a monitor command goes.
 pub(crate) type CommandSender = oneshot::Sender<(CommandAck, Bytes)>;
 
-/// How long a monitor may take to answer a request for tickets.
-const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
-
 /// Why a session with a monitor is of no use any more. A new one brings new tickets.
 #[derive(Debug, Error)]
 pub(crate) enum MonError {
-    #[error("the monitor sent a malformed message")]
-    Malformed(#[from] DecodeError),
+    #[error(transparent)]
+    Session(#[from] MonSessionError),
     #[error("the monitor did not renew the tickets")]
     Renewal(#[from] cephx::AuthError),
-    #[error("the monitor did not answer a request for tickets within {} seconds", .0.as_secs())]
-    NoTickets(Duration),
     #[error(transparent)]
     Link(#[from] LinkError),
 }
@@ -97,8 +92,6 @@ pub(crate) struct State {
     stalls: StallLog,
     /// Failed attempts in a row to reach an OSD at an address, for the pause before the next.
     osd_failures: BTreeMap<OsdId, (EntityAddr, u32)>,
-    /// When the monitor was asked for tickets that it has not given yet.
-    renewal_since: Option<Duration>,
 }
 
 /// The owner of a watch.
@@ -137,7 +130,6 @@ impl Core {
                 first_cookie,
                 stalls: StallLog::default(),
                 osd_failures: BTreeMap::new(),
-                renewal_since: None,
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
@@ -228,7 +220,7 @@ impl Core {
                     "the cluster has blocklisted this client; nothing it sends is accepted any more"
                 ),
                 Action::AskNewestEpoch => {
-                    state.objecters_question = Some(state.monc.request_newest_epoch());
+                    state.objecters_question = Some(state.monc.request_newest_epoch(self.dialer.now()));
                 }
             }
         }
@@ -313,17 +305,16 @@ impl Core {
     }
 
     /// A session with a monitor is open; what is to be sent goes through `outbox`.
-    pub(crate) fn mon_opened(&self, outbox: Arc<Outbox>) {
+    pub(crate) fn mon_opened(&self, addr: EntityAddr, outbox: Arc<Outbox>) {
         let mut state = self.state.lock();
         state.mon_outbox = Some(outbox);
-        state.monc.session_opened();
+        state.monc.session_opened(addr, self.dialer.now());
         state.flush_mon();
     }
 
     pub(crate) fn mon_closed(&self) {
         let mut state = self.state.lock();
         state.mon_outbox = None;
-        state.renewal_since = None;
         state.monc.session_closed();
         if let Some(auth) = &self.auth {
             auth.lock().mon_closed();
@@ -341,9 +332,14 @@ impl Core {
             Some(MonEvent::OsdMaps(maps)) => self.new_maps(&maps),
             Some(MonEvent::AuthReply(reply)) => {
                 if let Some(auth) = &self.auth {
-                    self.state.lock().renewal_since = None;
                     auth.lock().renewed(reply.result, &reply.payload, self.dialer.now())?;
                     tracing::debug!("tickets renewed");
+                }
+            }
+            Some(MonEvent::TicketsRevoked) => {
+                if let Some(auth) = &self.auth {
+                    auth.lock().invalidate_services();
+                    self.tickets_wanted.notify_one();
                 }
             }
             Some(MonEvent::Command { completion, ack, output }) => {
@@ -354,24 +350,22 @@ impl Core {
         Ok(())
     }
 
-    /// Asks the monitor for tickets that are due.
-    ///
     /// # Errors
-    /// [`MonError::NoTickets`] if it did not answer when it was asked before; the session has to end then.
-    pub(crate) fn renew_tickets(&self) -> Result<(), MonError> {
-        let Some(auth) = &self.auth else { return Ok(()) };
+    /// [`MonError`] if the monitor is of no use, however alive it is; the session has to end then.
+    pub(crate) fn check_monitor(&self) -> Result<(), MonError> {
+        Ok(self.state.lock().monc.check_answers(self.dialer.now())?)
+    }
+
+    /// Asks the monitor for tickets that are due.
+    pub(crate) fn renew_tickets(&self) {
+        let Some(auth) = &self.auth else { return };
         let now = self.dialer.now();
         let renewal = auth.lock().renew(now, &mut |buf| self.options.system.random(buf));
-        let mut state = self.state.lock();
-        if state.renewal_since.is_some_and(|since| now.saturating_sub(since) > RENEWAL_LIMIT) {
-            return Err(MonError::NoTickets(RENEWAL_LIMIT));
-        }
         if let cephx::Renewal::Request(payload) = renewal {
-            state.renewal_since = Some(now);
-            state.monc.renew_tickets(cephx::METHOD, &payload);
+            let mut state = self.state.lock();
+            state.monc.renew_tickets(cephx::METHOD, &payload, now);
             state.flush_mon();
         }
-        Ok(())
     }
 
     fn new_maps(self: &Arc<Self>, maps: &OsdMaps) {
@@ -450,15 +444,17 @@ impl Core {
     /// The newest epoch that the monitors have.
     pub(crate) async fn newest_epoch(&self) -> Result<Epoch, OpError> {
         let (sender, receiver) = oneshot::channel();
-        {
+        let question = {
             let mut state = self.state.lock();
             if *self.closed.borrow() {
                 return Err(OpError::Shutdown);
             }
-            let question = state.monc.request_newest_epoch();
+            let question = state.monc.request_newest_epoch(self.dialer.now());
             state.newest_epoch_waiters.insert(question, sender);
             state.flush_mon();
-        }
+            question
+        };
+        let _unasked = Unasked { core: self, question };
         receiver.await.map_err(|_| OpError::Shutdown)
     }
 
@@ -479,15 +475,20 @@ impl Core {
     ///
     /// # Errors
     /// [`OpError::Shutdown`]
-    pub(crate) fn command(&self, json: String, sender: CommandSender) -> Result<(), OpError> {
-        let mut state = self.state.lock();
-        // Looked at under the lock, as in `end`: nobody would answer what comes later.
-        if *self.closed.borrow() {
-            return Err(OpError::Shutdown);
-        }
-        state.monc.command(json, sender);
-        state.flush_mon();
-        Ok(())
+    pub(crate) async fn command(&self, json: String) -> Result<(CommandAck, Bytes), OpError> {
+        let (sender, receiver) = oneshot::channel();
+        let question = {
+            let mut state = self.state.lock();
+            // Looked at under the lock, as in `end`: nobody would answer what comes later.
+            if *self.closed.borrow() {
+                return Err(OpError::Shutdown);
+            }
+            let question = state.monc.command(json, sender, self.dialer.now());
+            state.flush_mon();
+            question
+        };
+        let _unasked = Unasked { core: self, question };
+        receiver.await.map_err(|_| OpError::Shutdown)
     }
 
     /// Ends all tasks and fails all operations.
@@ -508,6 +509,20 @@ impl Core {
         for outbox in std::mem::take(&mut state.osd_outboxes).into_values().chain(mon) {
             outbox.close();
         }
+    }
+}
+
+/// Withdraws a question to the monitors when nobody waits for its answer any more.
+struct Unasked<'a> {
+    core: &'a Core,
+    question: u64,
+}
+
+impl Drop for Unasked<'_> {
+    fn drop(&mut self) {
+        let mut state = self.core.state.lock();
+        state.monc.cancel(self.question);
+        state.newest_epoch_waiters.remove(&self.question);
     }
 }
 

@@ -3,6 +3,7 @@
 mod core;
 mod dns;
 mod error;
+mod hunt;
 mod mon;
 mod options;
 mod osd;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, Uuid};
 use ceph_osdmap::OsdMap;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub(crate) use self::core::{Core, Watcher};
@@ -25,6 +25,7 @@ pub use options::Options;
 use self::core::Progress;
 use crate::error::OpError;
 use crate::ioctx::IoCtx;
+use crate::monc::MonRequest;
 use crate::objecter::RequestStatus;
 use crate::op::Errno;
 
@@ -213,18 +214,24 @@ impl Client {
         }
     }
 
-    /// Sends a command to the monitors: JSON, as `ceph` sends it.
+    /// Sends a command to the monitors: JSON, as `ceph` sends it. It waits for them as long as it takes, and is
+    /// sent again when the monitor that had it is lost; it is withdrawn when the future is dropped.
     ///
     /// # Errors
     /// [`CommandError`].
     pub async fn mon_command(&self, json: &serde_json::Value) -> Result<CommandReply, CommandError> {
-        let (sender, receiver) = oneshot::channel();
-        self.core.command(json.to_string(), sender).map_err(|_| CommandError::Shutdown)?;
-        let (ack, output) = receiver.await.map_err(|_| CommandError::Shutdown)?;
+        let answer = self.core.command(json.to_string()).await;
+        let (ack, output) = answer.map_err(|_| CommandError::Shutdown)?;
         if ack.result < 0 {
             return Err(CommandError::Refused { errno: Errno(-ack.result), status: ack.status });
         }
         Ok(CommandReply { status: ack.status, output })
+    }
+
+    /// What the monitors have been asked and have not answered, the oldest first.
+    #[must_use]
+    pub fn mon_requests(&self) -> Vec<MonRequest> {
+        self.core.state.lock().monc.pending(self.core.dialer.now())
     }
 
     /// Bars the client instance at `addr` from the cluster, and waits until this client's map shows it, so

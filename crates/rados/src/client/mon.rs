@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ceph_codec::{EntityAddr, EntityType, Epoch};
+use ceph_codec::{EntityAddr, EntityType};
 use ceph_msgr::{Event, MsgrError};
 use cephx::AuthError;
 use futures::StreamExt;
@@ -18,6 +18,7 @@ use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 
 use super::core::{Core, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
+use super::hunt::{Candidate, hunting_order};
 
 /// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
 const PARALLEL: usize = 3;
@@ -31,8 +32,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 /// After so many rounds in a row in which the monitors accept the user but not the instance it is lost.
 const REJECTIONS: u32 = 3;
-/// How often tickets are looked at.
-const RENEW_CHECK: Duration = Duration::from_secs(1);
+/// How often to look at tickets, and at what the monitor has not answered.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// A monitor to try: what people call it, and its address if it speaks messenger v2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,13 +58,15 @@ pub(super) fn spawn(core: Arc<Core>) {
 async fn run(core: &Arc<Core>) {
     let mut failures = 0;
     let mut rejections = 0;
+    let mut last = None;
     loop {
-        match hunt(core, targets(core, failures)).await {
-            Ok((label, mut link)) => {
+        match hunt(core, batches(core, failures, last.as_ref())).await {
+            Ok((target, mut link)) => {
+                let MonTarget { label, addr } = &target;
                 tracing::debug!(monitor = label, "monitor session open");
                 let outbox = Arc::new(Outbox::default());
                 core.dialer.set_global_id(link.global_id);
-                core.mon_opened(Arc::clone(&outbox));
+                core.mon_opened(addr.unwrap_or(EntityAddr::BLANK), Arc::clone(&outbox));
                 let since = Instant::now();
                 let ended = serve(core, &mut link, &outbox).await;
                 core.mon_closed();
@@ -78,6 +81,7 @@ async fn run(core: &Arc<Core>) {
                 // One that accepts us and hangs up at once must not be asked in a busy loop.
                 failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
                 rejections = 0;
+                last = Some(target);
             }
             Err(failed) => {
                 failures += 1;
@@ -95,32 +99,57 @@ async fn run(core: &Arc<Core>) {
     }
 }
 
-/// Where to look: the monitors' own map, once there is one; before that, the configuration. That is asked now
-/// and then later, too: all monitors may have moved while nobody listened.
-fn targets(core: &Core, failures: u32) -> Vec<MonTarget> {
-    let state = core.state.lock();
-    let known: Vec<MonTarget> =
-        state.monc.monitors().map(|(name, addr)| MonTarget { label: format!("mon.{name}"), addr }).collect();
-    let usable = known.iter().any(|mon| mon.addr.is_some()) && failures % 4 != 3;
-    if usable { known } else { core.options.monitors.clone() }
+/// Where to look, in batches of which a later one is tried when the ones before failed. The monitors' own map
+/// counts, once there is one; before that, the configuration. That is asked now and then later, too: all
+/// monitors may have moved while nobody listened. The monitor whose session ended `last` comes last.
+fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Vec<MonTarget>> {
+    let known: Vec<Candidate> = core.state.lock().monc.monitors().iter().map(Candidate::known).collect();
+    let usable = known.iter().any(|mon| mon.target.addr.is_some()) && failures % 4 != 3;
+    let candidates = if usable {
+        known
+    } else {
+        core.options.monitors.iter().cloned().map(Candidate::configured).collect()
+    };
+    let mut batches = hunting_order(candidates, &mut |bound| random_below(bound, &*core.options.system));
+    let addr = last.and_then(|last| last.addr);
+    let mut again = Vec::new();
+    for batch in &mut batches {
+        again.extend(batch.extract_if(.., |target| addr.is_some() && target.addr == addr));
+    }
+    batches.push(again);
+    batches
 }
 
-/// Tries all monitors in random order, some at a time; the first that accepts us wins.
-async fn hunt(core: &Core, mut targets: Vec<MonTarget>) -> Result<(String, Link), Vec<MonFailure>> {
-    shuffle(&mut targets, &*core.options.system);
+/// Tries batch after batch; the first monitor that accepts us wins.
+async fn hunt(core: &Core, batches: Vec<Vec<MonTarget>>) -> Result<(MonTarget, Link), Vec<MonFailure>> {
     let accepted = AtomicBool::new(false);
-    let mut waiting = targets.into_iter();
-    let mut running = FuturesUnordered::new();
     let mut failures = Vec::new();
+    for batch in batches {
+        match hunt_batch(core, batch, &accepted, &mut failures).await {
+            Some(won) => return Ok(won),
+            None => continue,
+        }
+    }
+    Err(failures)
+}
+
+/// Tries some monitors at a time, in their order.
+async fn hunt_batch(
+    core: &Core,
+    batch: Vec<MonTarget>,
+    accepted: &AtomicBool,
+    failures: &mut Vec<MonFailure>,
+) -> Option<(MonTarget, Link)> {
+    let mut waiting = batch.into_iter();
+    let mut running = FuturesUnordered::new();
     loop {
         while running.len() < PARALLEL {
             let Some(target) = waiting.next() else { break };
-            running.push(attempt(core, target, &accepted));
+            running.push(attempt(core, target, accepted));
         }
-        match running.next().await {
-            None => return Err(failures),
-            Some(Ok(won)) => return Ok(won),
-            Some(Err(failure)) => failures.push(failure),
+        match running.next().await? {
+            Ok(won) => return Some(won),
+            Err(failure) => failures.push(failure),
         }
     }
 }
@@ -129,26 +158,23 @@ async fn attempt(
     core: &Core,
     target: MonTarget,
     accepted: &AtomicBool,
-) -> Result<(String, Link), MonFailure> {
-    let MonTarget { label, addr } = target;
-    let Some(addr) = addr else {
-        return Err(MonFailure { label, addr, cause: LinkError::from(MsgrError::Msgr1).into() });
+) -> Result<(MonTarget, Link), MonFailure> {
+    let Some(addr) = target.addr else {
+        let cause = LinkError::from(MsgrError::Msgr1).into();
+        return Err(MonFailure { label: target.label, addr: None, cause });
     };
     let modes = &core.options.mon_modes;
     let proof = core.mon_proof(accepted);
     match dial(&core.dialer, EntityType::MON, addr, modes, proof, DIAL_LIMIT).await {
-        Ok(link) => Ok((label, link)),
-        Err(cause) => Err(MonFailure { label, addr: Some(addr), cause }),
+        Ok(link) => Ok((target, link)),
+        Err(cause) => Err(MonFailure { label: target.label, addr: Some(addr), cause }),
     }
 }
 
-fn shuffle(targets: &mut [MonTarget], system: &dyn System) {
-    for i in (1..targets.len()).rev() {
-        let mut bytes = [0; 8];
-        system.random(&mut bytes);
-        let j = u64::from_le_bytes(bytes) % (i as u64 + 1);
-        targets.swap(i, usize::try_from(j).unwrap_or(0));
-    }
+fn random_below(bound: u64, system: &dyn System) -> u64 {
+    let mut bytes = [0; 8];
+    system.random(&mut bytes);
+    u64::from_le_bytes(bytes) % bound.max(1)
 }
 
 /// Remembers why none answered; ends the wait for the first session where trying again is of no use.
@@ -200,32 +226,26 @@ async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
 
 async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), MonError> {
     let mut next_keepalive = Instant::now() + KEEPALIVE;
-    let mut next_check = Instant::now() + RENEW_CHECK;
-    // The first subscriptions are answered at once. A monitor that does not is of no use, however alive it is.
-    // Later ones are only when there is something new.
-    let mut greeted = *core.epoch.borrow() > Epoch(0);
+    let mut next_check = Instant::now() + CHECK;
     loop {
         tokio::select! {
             biased;
             event = link.serve(outbox) => {
                 let Some(event) = event? else { return Ok(()) };
                 if let Event::Message(message) = event {
-                    greeted = true;
                     core.mon_message(message)?;
                 }
             }
-            () = core.tickets_wanted.notified() => core.renew_tickets()?,
+            () = core.tickets_wanted.notified() => core.renew_tickets(),
             () = sleep_until(next_check.min(next_keepalive)) => {
                 let now = Instant::now();
                 if now >= next_check {
-                    next_check = now + RENEW_CHECK;
-                    core.renew_tickets()?;
+                    next_check = now + CHECK;
+                    core.check_monitor()?;
+                    core.renew_tickets();
                 }
                 if now >= next_keepalive {
                     next_keepalive = now + KEEPALIVE;
-                    if !greeted {
-                        return Err(LinkError::Silent.into());
-                    }
                     link.check_alive(SILENCE, core.now_utime())?;
                 }
             }

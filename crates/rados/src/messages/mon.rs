@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ceph_codec::{
-    Decode, DecodeError, Encode, EntityAddrVec, Epoch, GlobalId, Reader, Utime, Uuid, encode_bytes,
+    Decode, DecodeError, Encode, EntityAddr, EntityAddrVec, Epoch, GlobalId, Reader, Utime, Uuid,
+    encode_bytes,
 };
 
 /// The three fields that Paxos messages begin with. Ceph: `PaxosServiceMessage::paxos_encode`.
@@ -24,6 +25,16 @@ pub(crate) struct MonMap {
     pub(crate) fsid: Uuid,
     pub(crate) epoch: Epoch,
     pub(crate) mons: BTreeMap<String, MonInfo>,
+    /// Grows when the keys of services are replaced out of turn, which makes all their tickets void. 0 before
+    /// version 10.
+    pub(crate) auth_epoch: Epoch,
+}
+
+impl MonMap {
+    /// Whether one of the monitors is there.
+    pub(crate) fn contains(&self, addr: EntityAddr) -> bool {
+        self.mons.values().filter_map(|mon| mon.addrs.msgr2()).any(|known| known.addr == addr.addr)
+    }
 }
 
 /// One monitor. Ceph: `mon_info_t`.
@@ -60,9 +71,27 @@ impl Decode for MonMap {
                     })
                 })
             })?;
-            Ok(Self { fsid, epoch, mons })
+            let auth_epoch = if version >= 10 {
+                skip_to_auth_epoch(r)?;
+                Epoch::decode(r)?
+            } else {
+                Epoch(0)
+            };
+            Ok(Self { fsid, epoch, mons, auth_epoch })
         })
     }
+}
+
+/// Skips what concerns monitors only: ranks, release, elections, stretch mode.
+fn skip_to_auth_epoch(r: &mut Reader<'_>) -> Result<(), DecodeError> {
+    r.seq("ranks", |r| r.bytes("rank").map(drop))?;
+    u8::decode(r)?; // min_mon_release
+    r.seq("removed ranks", |r| u32::decode(r))?;
+    u8::decode(r)?; // election strategy
+    r.seq("disallowed leaders", |r| r.bytes("disallowed leader").map(drop))?;
+    bool::decode(r)?; // stretch mode
+    r.bytes("tiebreaker")?;
+    r.seq("monitors marked down", |r| r.bytes("monitor").map(drop)).map(drop)
 }
 
 /// Ceph: `MMonMap`.

@@ -1,0 +1,229 @@
+use ceph_codec::{Decode, Encode, EntityAddrVec};
+
+use super::*;
+
+const T0: Duration = Duration::from_secs(100);
+
+fn after(seconds: u64) -> Duration {
+    T0 + Duration::from_secs(seconds)
+}
+
+fn addr(last: u8) -> EntityAddr {
+    EntityAddr {
+        kind: ceph_codec::AddrType::MSGR2,
+        nonce: 0,
+        addr: Some(std::net::SocketAddr::from(([10, 0, 0, last], 3300))),
+    }
+}
+
+fn open(monc: &mut MonClient<u8>) -> Vec<u16> {
+    monc.session_opened(addr(1), T0);
+    kinds(monc)
+}
+
+fn kinds(monc: &mut MonClient<u8>) -> Vec<u16> {
+    std::iter::from_fn(|| monc.poll_message()).map(|m| m.kind).collect()
+}
+
+fn ack(tid: u64) -> Message {
+    let mut front = vec![0; 18];
+    0i32.encode(&mut front);
+    "done".encode(&mut front);
+    Message { kind: kind::MON_COMMAND_ACK, tid: Tid(tid), front: front.into(), ..Message::default() }
+}
+
+fn newest_epoch(handle: u64) -> Message {
+    let front: Vec<u8> = [handle, 9, 1].iter().flat_map(|n: &u64| n.to_le_bytes()).collect();
+    Message { kind: kind::MON_GET_VERSION_REPLY, front: front.into(), ..Message::default() }
+}
+
+/// A map with monitors at these addresses.
+fn monmap(epoch: u32, mons: &[u8]) -> MonMap {
+    let info = |last: &u8| {
+        let addrs = EntityAddrVec::from(addr(*last));
+        (format!("m{last}"), MonInfo { addrs, priority: 0, weight: 0 })
+    };
+    MonMap {
+        fsid: Uuid([1; 16]),
+        epoch: Epoch(epoch),
+        mons: mons.iter().map(info).collect(),
+        auth_epoch: Epoch(0),
+    }
+}
+
+/// What a subscription message asks for: topics with the first version wanted.
+fn topics(message: &Message) -> BTreeMap<String, u64> {
+    let r = &mut ceph_codec::Reader::new(&message.front);
+    r.map("topics", |r| Ok((u64::decode(r)?, u8::decode(r)?).0)).unwrap()
+}
+
+#[test]
+fn what_is_open_is_asked_again_on_every_new_session() {
+    let mut monc = MonClient::new("host".into());
+    monc.command("{}".into(), 7, T0);
+    monc.request_newest_epoch(T0);
+    assert!(kinds(&mut monc).is_empty(), "nobody to ask yet");
+    for _ in 0..2 {
+        assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE, kind::MON_COMMAND, kind::MON_GET_VERSION]);
+        monc.session_closed();
+    }
+    open(&mut monc);
+    let event = monc.handle_message(ack(1)).unwrap();
+    assert!(matches!(event, Some(MonEvent::Command { completion: 7, .. })));
+    assert!(monc.handle_message(ack(1)).unwrap().is_none(), "a second answer concerns nobody");
+    monc.session_closed();
+    assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE, kind::MON_GET_VERSION], "answered");
+}
+
+#[test]
+fn a_question_that_nobody_waits_for_is_not_asked_again() {
+    let mut monc = MonClient::new(String::new());
+    let tid = monc.command("{}".into(), 7, T0);
+    monc.cancel(tid);
+    assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE]);
+    assert!(monc.handle_message(ack(tid)).unwrap().is_none());
+}
+
+#[test]
+fn an_answer_of_another_kind_answers_nothing() {
+    let mut monc = MonClient::new(String::new());
+    open(&mut monc);
+    let command = monc.command("{}".into(), 7, T0);
+    let question = monc.request_newest_epoch(T0);
+    assert!(monc.handle_message(newest_epoch(command)).unwrap().is_none());
+    assert!(monc.handle_message(ack(question)).unwrap().is_none());
+    assert_eq!(monc.pending(T0).len(), 2);
+}
+
+#[test]
+fn a_new_session_continues_the_maps_where_the_last_one_ended() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    monc.have_osdmap(Epoch(41));
+    assert_eq!(monc.subscriptions[OSDMAP].start, 42);
+    monc.request_full_osdmap();
+    assert_eq!(monc.subscriptions[OSDMAP].start, 0, "a full map");
+}
+
+#[test]
+fn a_full_map_that_is_of_no_use_is_not_asked_for_again_and_again() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    monc.request_full_osdmap();
+    monc.request_full_osdmap();
+    assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE]);
+    monc.have_osdmap(Epoch(3));
+    monc.request_full_osdmap();
+    assert_eq!(kinds(&mut monc), [kind::MON_SUBSCRIBE], "those were other maps");
+}
+
+#[test]
+fn an_answer_counts_for_earlier_questions_only() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    let mut ask = || monc.request_newest_epoch(T0);
+    let (first, second, third) = (ask(), ask(), ask());
+    let event = monc.handle_message(newest_epoch(second)).unwrap();
+    assert!(matches!(event, Some(MonEvent::NewestEpoch { question, .. }) if question == second));
+    assert!(monc.handle_message(newest_epoch(first)).unwrap().is_none(), "answered already");
+    assert!(monc.handle_message(newest_epoch(third)).unwrap().is_some());
+    assert!(monc.handle_message(newest_epoch(99)).unwrap().is_none(), "nobody asked that");
+}
+
+#[test]
+fn what_is_pending_says_what_it_is_and_how_old() {
+    let mut monc = MonClient::new(String::new());
+    monc.command(r#"{"prefix": "config-key set", "val": "hush"}"#.into(), 1, T0);
+    monc.request_newest_epoch(after(3));
+    open(&mut monc);
+    monc.session_opened(addr(1), after(4));
+    monc.renew_tickets(2, &[], after(5));
+    let pending = monc.pending(after(7));
+    let prefix = "config-key set".to_owned();
+    let expected = [
+        (MonRequestKind::Command { prefix }, 7, 2),
+        (MonRequestKind::NewestEpoch, 4, 2),
+        (MonRequestKind::Tickets, 2, 1),
+    ]
+    .map(|(kind, age, attempts)| MonRequest { kind, age: Duration::from_secs(age), attempts });
+    assert_eq!(pending, expected);
+}
+
+#[test]
+fn a_map_of_monitors_of_another_cluster_is_refused() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(3, &[1])).unwrap();
+    let stranger = MonMap { fsid: Uuid([2; 16]), ..monmap(9, &[1, 2]) };
+    let refused = monc.handle_mon_map(stranger);
+    assert!(matches!(refused, Err(MonSessionError::OtherCluster { found: Uuid(id), .. }) if id == [2; 16]));
+    assert_eq!((monc.fsid(), monc.monitors().len()), (Uuid([1; 16]), 1), "nothing of it is believed");
+}
+
+#[test]
+fn a_session_with_a_monitor_that_was_removed_ends() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    assert!(monc.handle_mon_map(monmap(3, &[1, 2])).is_ok());
+    let removed = monc.handle_mon_map(monmap(4, &[2, 3]));
+    assert!(matches!(removed, Err(MonSessionError::NotInMap(Epoch(4)))));
+    assert_eq!(monc.monitors().keys().collect::<Vec<_>>(), ["m2", "m3"], "the others are known");
+}
+
+#[test]
+fn an_older_map_of_monitors_changes_nothing() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1, 2])).unwrap();
+    monc.handle_mon_map(monmap(3, &[3])).unwrap();
+    assert_eq!(monc.monitors().len(), 2);
+}
+
+#[test]
+fn every_session_asks_for_a_map_of_monitors_that_must_come() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    monc.session_closed();
+    monc.session_opened(addr(1), after(50));
+    let subscribe = monc.poll_message().unwrap();
+    assert_eq!(topics(&subscribe)[MONMAP], 4, "it has to be sent, though it is known");
+    assert_eq!(monc.check_answers(after(60)), Ok(()));
+    assert_eq!(monc.check_answers(after(61)), Err(MonSessionError::Mute));
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    assert_eq!(monc.check_answers(after(600)), Ok(()), "with nothing new to say it may be silent");
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_easy_questions_is_of_no_use() {
+    let mut monc = MonClient::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    monc.command("{}".into(), 1, after(0));
+    monc.request_newest_epoch(after(20));
+    assert_eq!(monc.check_answers(after(30)), Ok(()), "a command may take long");
+    assert_eq!(monc.check_answers(after(31)), Err(MonSessionError::Mute));
+    monc.session_closed();
+    monc.session_opened(addr(2), after(32));
+    monc.handle_mon_map(monmap(4, &[1, 2])).unwrap();
+    assert_eq!(monc.check_answers(after(42)), Ok(()), "the next one has its own time");
+}
+
+#[test]
+fn a_monitor_that_gives_no_tickets_is_of_no_use() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    monc.renew_tickets(2, &[], after(0));
+    assert_eq!(monc.check_answers(after(30)), Ok(()));
+    assert_eq!(monc.check_answers(after(31)), Err(MonSessionError::NoTickets(RENEWAL_LIMIT)));
+}
+
+#[test]
+fn new_keys_of_the_services_make_their_tickets_void() {
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    let at = |epoch, auth_epoch| MonMap { auth_epoch: Epoch(auth_epoch), ..monmap(epoch, &[1]) };
+    assert!(monc.handle_mon_map(at(1, 5)).unwrap().is_none(), "the tickets here are as new");
+    assert!(monc.handle_mon_map(at(2, 5)).unwrap().is_none());
+    assert!(matches!(monc.handle_mon_map(at(3, 6)), Ok(Some(MonEvent::TicketsRevoked))));
+}
