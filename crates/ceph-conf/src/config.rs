@@ -1,5 +1,6 @@
 //! What applies to one client, of all that is configured.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -180,6 +181,8 @@ impl ConfigBuilder {
             cluster,
             path: path.map(Path::to_owned),
             options,
+            set_here: configured.iter().map(|(name, _)| name.to_owned()).collect(),
+            set_by_monitors: BTreeSet::new(),
             mon_addrs,
         })
     }
@@ -215,6 +218,20 @@ impl Overrides {
     }
 }
 
+/// Options that are needed before there is a monitor to ask. Ceph: flag `no_mon_update` in
+/// `src/common/options/*.yaml.in`.
+const NOT_BY_MONITORS: &[&str] = &[
+    "fsid",
+    "host",
+    "key",
+    "keyfile",
+    "keyring",
+    "mon_host",
+    "mon_host_override",
+    "monmap",
+    "no_config_file",
+];
+
 fn is_mon_section(name: &str) -> bool {
     name.strip_prefix("mon.").is_some_and(|id| !id.is_empty())
 }
@@ -239,7 +256,20 @@ pub struct Config {
     cluster: String,
     path: Option<PathBuf>,
     options: Options,
+    /// The options that file, environment or overrides set.
+    set_here: BTreeSet<String>,
+    /// The options whose value is the monitors'.
+    set_by_monitors: BTreeSet<String>,
     mon_addrs: Vec<String>,
+}
+
+impl Default for Config {
+    /// Nothing but defaults, for `client.admin`.
+    fn default() -> Self {
+        ConfigBuilder::new(&Environment::default(), &Overrides::default())
+            .and_then(|builder| builder.build(None, None))
+            .expect("nothing that could be malformed was given")
+    }
 }
 
 /// A way to prove who one is. Ceph: `CEPH_AUTH_*` in `src/include/ceph_fs.h`.
@@ -314,6 +344,36 @@ impl Config {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.options.get(name)
+    }
+
+    /// The same configuration, and in it what the monitors say (`ceph config set`): above the defaults, below
+    /// whatever is set on this host. Their values are taken as they are, without metavariables.
+    ///
+    /// Where the cluster is and who the client is monitors cannot say.
+    ///
+    /// Ceph: `md_config_t::set_mon_vals` and `CONF_MON` in `src/common/config.cc`.
+    #[must_use]
+    pub fn with_monitors<'a>(&self, values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut merged = self.clone();
+        for (name, value) in values {
+            if !self.set_here.contains(name) && !NOT_BY_MONITORS.contains(&name) {
+                merged.options.set(name, value);
+                merged.set_by_monitors.insert(name.to_owned());
+            }
+        }
+        merged
+    }
+
+    /// Whether file, environment or overrides set an option.
+    #[must_use]
+    pub fn is_set_here(&self, name: &str) -> bool {
+        self.set_here.contains(name)
+    }
+
+    /// Whether the value of an option is the monitors'.
+    #[must_use]
+    pub fn is_set_by_monitors(&self, name: &str) -> bool {
+        self.set_by_monitors.contains(name)
     }
 
     /// All options that are configured or have a known default, by name.
@@ -466,6 +526,23 @@ impl Config {
     /// [`ValueError`] if it is no time.
     pub fn rados_mon_op_timeout(&self) -> Result<Option<Duration>, ValueError> {
         Ok(self.get_duration("rados_mon_op_timeout")?.filter(|timeout| !timeout.is_zero()))
+    }
+
+    /// How often to ask the monitor for a sign of life: `mon_client_ping_interval`, at least a second.
+    ///
+    /// # Errors
+    /// [`ValueError`] if it is no time.
+    pub fn mon_client_ping_interval(&self) -> Result<Option<Duration>, ValueError> {
+        let interval = self.get_duration("mon_client_ping_interval")?;
+        Ok(interval.map(|interval| interval.max(Duration::from_secs(1))))
+    }
+
+    /// How long a monitor may be silent: `mon_client_ping_timeout`; `None` is for ever.
+    ///
+    /// # Errors
+    /// [`ValueError`] if it is no time.
+    pub fn mon_client_ping_timeout(&self) -> Result<Option<Duration>, ValueError> {
+        Ok(self.get_duration("mon_client_ping_timeout")?.filter(|timeout| !timeout.is_zero()))
     }
 
     fn modes(&self, name: &str) -> Result<Vec<ConnectionMode>, ValueError> {

@@ -34,7 +34,7 @@ pub enum OpError {
     /// The OSD's answer makes no sense.
     #[error("the OSD sent a malformed answer")]
     Malformed(#[from] DecodeError),
-    /// The operator's time limit (`rados_osd_op_timeout`) ran out.
+    /// The operator's time limit (`rados_osd_op_timeout`, `rados_mon_op_timeout`) ran out.
     #[error("no answer within the time limit")]
     TimedOut,
     /// The client was shut down.

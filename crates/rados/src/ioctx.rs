@@ -96,7 +96,7 @@ impl IoCtx {
         let core = Arc::clone(&self.client.core);
         let now = core.now();
         let tid = core.with_objecter(|objecter| objecter.submit(request, now, sender));
-        let limit = core.options.op_timeout;
+        let limit = core.settings.borrow().op_timeout;
         async move {
             let Some(limit) = limit else { return answer(receiver.await) };
             match tokio::time::timeout(limit, receiver).await {

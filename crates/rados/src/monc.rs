@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use crate::messages::kind;
 use crate::messages::mon::{
-    AuthReply, CommandAck, MonInfo, MonMap, OsdMaps, Subscription, VersionReply, decode_mon_map, encode_auth,
-    encode_command, encode_get_version, encode_subscribe,
+    AuthReply, CommandAck, MonInfo, MonMap, OsdMaps, Subscription, VersionReply, decode_config,
+    decode_mon_map, encode_auth, encode_command, encode_get_version, encode_subscribe,
 };
 
 /// Within this time a monitor of some use answers what needs nobody's consent: the map of monitors when a
@@ -35,6 +35,8 @@ pub(crate) enum MonEvent<C> {
     AuthReply(AuthReply),
     /// The services' keys were replaced: their tickets are of no use any more.
     TicketsRevoked,
+    /// All options that the monitors have for this client, by name.
+    Config(BTreeMap<String, String>),
     /// A command has ended.
     Command { completion: C, ack: CommandAck, output: Bytes },
     /// The newest epoch of the OSDMap when this question, and all before it, had been asked.
@@ -106,6 +108,8 @@ struct Session {
     opened: Duration,
     /// Whether the monitor has answered the subscriptions.
     greeted: bool,
+    /// Whether it has told the configuration.
+    told_config: bool,
     /// When tickets were asked for that have not come yet.
     asked_tickets: Option<Duration>,
 }
@@ -124,14 +128,18 @@ pub(crate) struct MonClient<C> {
     last_tid: u64,
     session: Option<Session>,
     outbox: VecDeque<Message>,
+    events: VecDeque<MonEvent<C>>,
 }
 
 const OSDMAP: &str = "osdmap";
 const MONMAP: &str = "monmap";
+/// Comes before [`MONMAP`] in the alphabet, so a monitor deals with it first.
+const CONFIG: &str = "config";
 
 impl<C> MonClient<C> {
     pub(crate) fn new(hostname: String) -> Self {
         let mut subscriptions = BTreeMap::new();
+        subscriptions.insert(CONFIG, Subscription { start: 0, once: false });
         subscriptions.insert(MONMAP, Subscription { start: 0, once: false });
         subscriptions.insert(OSDMAP, Subscription { start: 0, once: false });
         Self {
@@ -143,6 +151,7 @@ impl<C> MonClient<C> {
             last_tid: 0,
             session: None,
             outbox: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -170,7 +179,8 @@ impl<C> MonClient<C> {
 
     /// The monitor at `peer` accepted us: everything open is asked again.
     pub(crate) fn session_opened(&mut self, peer: EntityAddr, now: Duration) {
-        self.session = Some(Session { peer, opened: now, greeted: false, asked_tickets: None });
+        self.session =
+            Some(Session { peer, opened: now, greeted: false, told_config: false, asked_tickets: None });
         self.outbox.clear();
         // From the map that is here on, not from the next: the answer shows that the monitor is of some use.
         self.subscriptions.insert(MONMAP, Subscription { start: self.monmap.epoch.0.into(), once: false });
@@ -289,17 +299,25 @@ impl<C> MonClient<C> {
         })
     }
 
-    /// A message of the monitor. `Ok(None)`: it concerns nobody else.
+    /// What a monitor said that concerns others, in its order.
+    pub(crate) fn poll_event(&mut self) -> Option<MonEvent<C>> {
+        self.events.pop_front()
+    }
+
+    /// A message of the monitor.
     ///
     /// # Errors
     /// [`MonSessionError`]; the session has to end then.
-    pub(crate) fn handle_message(
-        &mut self,
-        message: Message,
-    ) -> Result<Option<MonEvent<C>>, MonSessionError> {
+    pub(crate) fn handle_message(&mut self, message: Message) -> Result<(), MonSessionError> {
         let front = &message.front;
-        Ok(match message.kind {
-            kind::MON_MAP => self.handle_mon_map(decode_mon_map(front)?)?,
+        let event = match message.kind {
+            kind::MON_MAP => return self.handle_mon_map(decode_mon_map(front)?),
+            kind::CONFIG => {
+                if let Some(session) = &mut self.session {
+                    session.told_config = true;
+                }
+                Some(MonEvent::Config(decode_config(front)?))
+            }
             kind::OSD_MAP => Some(MonEvent::OsdMaps(OsdMaps::decode(front)?)),
             kind::AUTH_REPLY => {
                 if let Some(session) = &mut self.session {
@@ -313,22 +331,30 @@ impl<C> MonClient<C> {
                 self.handle_command_ack(message.tid.0, ack, message.data.into_bytes())
             }
             _ => None,
-        })
+        };
+        self.events.extend(event);
+        Ok(())
     }
 
-    fn handle_mon_map(&mut self, monmap: MonMap) -> Result<Option<MonEvent<C>>, MonSessionError> {
+    fn handle_mon_map(&mut self, monmap: MonMap) -> Result<(), MonSessionError> {
         let known = self.monmap.epoch > Epoch(0);
         if known && monmap.fsid != self.monmap.fsid {
             return Err(MonSessionError::OtherCluster { expected: self.monmap.fsid, found: monmap.fsid });
         }
-        if let Some(session) = &mut self.session {
+        if let Some(session) = self.session.as_mut().filter(|session| !session.greeted) {
             session.greeted = true;
+            // Up to Ceph 16 a monitor says nothing if it has no options for us.
+            if !session.told_config {
+                self.events.push_back(MonEvent::Config(BTreeMap::new()));
+            }
         }
         if monmap.epoch < self.monmap.epoch {
             // A monitor that is behind, and will catch up.
-            return Ok(None);
+            return Ok(());
         }
-        let revoked = known && monmap.auth_epoch > self.monmap.auth_epoch;
+        if known && monmap.auth_epoch > self.monmap.auth_epoch {
+            self.events.push_back(MonEvent::TicketsRevoked);
+        }
         let start = u64::from(monmap.epoch.0) + 1;
         self.subscriptions.insert(MONMAP, Subscription { start, once: false });
         self.monmap = monmap;
@@ -336,7 +362,7 @@ impl<C> MonClient<C> {
             Some(session) if !self.monmap.contains(session.peer) => {
                 Err(MonSessionError::NotInMap(self.monmap.epoch))
             }
-            _ => Ok(revoked.then_some(MonEvent::TicketsRevoked)),
+            _ => Ok(()),
         }
     }
 

@@ -202,3 +202,42 @@ fn endless_values_are_an_error() {
     let error = builder.build(None, Some(&file)).unwrap_err();
     assert_eq!(error.to_string(), "option a refers to other options too deeply or too often");
 }
+
+#[test]
+fn what_the_monitors_say_goes_before_defaults_only() {
+    let mut env = env();
+    env.ceph_args = Some("--rados-mon-op-timeout 3".into());
+    let mut overrides = Overrides::default();
+    overrides.options.set("objecter inflight ops", "7");
+    let here = with(&env, &overrides, "[client]\nrados osd op timeout = 2\n");
+    let central = [
+        ("rados_osd_op_timeout", "9"),
+        ("rados_mon_op_timeout", "9"),
+        ("objecter_inflight_ops", "9"),
+        ("mon_client_ping_interval", "9"),
+        ("rbd_qos_iops_limit", "9"),
+    ];
+    let merged = here.with_monitors(central);
+    let values = central.map(|(name, _)| merged.get(name).unwrap());
+    assert_eq!(values, ["2", "3", "7", "9", "9"]);
+    let by_monitors = central.map(|(name, _)| merged.is_set_by_monitors(name));
+    assert_eq!(by_monitors, [false, false, false, true, true]);
+}
+
+#[test]
+fn what_the_monitors_take_back_is_as_if_never_said() {
+    let here = config("[client]\n");
+    let merged = here.with_monitors([("rados_osd_op_timeout", "9")]);
+    assert_eq!(merged.rados_osd_op_timeout().unwrap(), Some(Duration::from_secs(9)));
+    let undone = here.with_monitors([]);
+    assert_eq!(undone.rados_osd_op_timeout().unwrap(), None);
+    assert!(!undone.is_set_by_monitors("rados_osd_op_timeout"));
+}
+
+#[test]
+fn monitors_do_not_say_where_they_are_nor_who_the_client_is() {
+    let merged =
+        Config::default().with_monitors([("mon_host", "10.6.6.6"), ("key", "AQ=="), ("keyring", "/x")]);
+    assert_eq!((merged.get("mon_host"), merged.get("key")), (None, None));
+    assert_eq!(merged.get("keyring"), Config::default().get("keyring"));
+}

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, Tid, Utime};
+use ceph_conf::Config;
 use ceph_msgr::Message;
 use ceph_osdmap::OsdMap;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::error::OpError;
 use crate::messages::kind;
@@ -29,6 +31,7 @@ use crate::objecter::{Action, Now, Objecter, RequestStatus, SessionId};
 use crate::op::OpReply;
 use crate::watch::WatchEvent;
 
+use super::settings::{Settings, log_changes};
 use super::stall::{PATIENCE, StallLog};
 use super::{ConnectError, Options, osd};
 
@@ -69,6 +72,10 @@ pub(crate) struct Core {
     pub(crate) state: Mutex<State>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) epoch: watch::Sender<Epoch>,
+    /// What applies of the options that may change.
+    pub(crate) settings: watch::Sender<Settings>,
+    /// The options' configuration with the monitors' in it.
+    pub(crate) config: watch::Sender<Arc<Config>>,
     /// Wakes those who wait for room for another request.
     room: Notify,
     /// Wakes the monitor's task: a ticket is missing.
@@ -83,6 +90,8 @@ pub(crate) struct State {
     pub(crate) objecter: Option<Objecter<OpSender>>,
     pub(crate) monc: MonClient<CommandSender>,
     mon_outbox: Option<Arc<Outbox>>,
+    /// What the monitors have said last.
+    mon_config: BTreeMap<String, String>,
     osd_outboxes: BTreeMap<SessionId, Arc<Outbox>>,
     pub(crate) watches: BTreeMap<u64, Watcher>,
     newest_epoch_waiters: BTreeMap<u64, oneshot::Sender<Epoch>>,
@@ -114,8 +123,12 @@ impl Core {
         let first_cookie = (u64::from_le_bytes(cookie) >> 17).max(1);
         let auth = options.key.clone().map(|key| Mutex::new(cephx::Client::new(options.name.clone(), key)));
         let dialer = Dialer::new(Arc::clone(&options.system), nonce);
+        let settings = watch::Sender::new(Settings::new(&options));
+        let config = watch::Sender::new(Arc::new(options.config.clone()));
         Self {
             options,
+            settings,
+            config,
             runtime: Handle::current(),
             dialer,
             auth,
@@ -123,6 +136,7 @@ impl Core {
                 objecter: None,
                 monc: MonClient::new(hostname),
                 mon_outbox: None,
+                mon_config: BTreeMap::new(),
                 osd_outboxes: BTreeMap::new(),
                 watches: BTreeMap::new(),
                 newest_epoch_waiters: BTreeMap::new(),
@@ -326,28 +340,44 @@ impl Core {
     /// # Errors
     /// [`MonError`]; the session has to end then.
     pub(crate) fn mon_message(self: &Arc<Self>, message: Message) -> Result<(), MonError> {
-        let event = self.state.lock().monc.handle_message(message)?;
+        let outcome = self.state.lock().monc.handle_message(message);
+        loop {
+            let event = self.state.lock().monc.poll_event();
+            match event {
+                Some(event) => self.mon_event(event)?,
+                None => return Ok(outcome?),
+            }
+        }
+    }
+
+    fn mon_event(self: &Arc<Self>, event: MonEvent<CommandSender>) -> Result<(), MonError> {
         match event {
-            None => {}
-            Some(MonEvent::OsdMaps(maps)) => self.new_maps(&maps),
-            Some(MonEvent::AuthReply(reply)) => {
+            MonEvent::OsdMaps(maps) => self.new_maps(&maps),
+            MonEvent::Config(values) => self.new_config(values),
+            MonEvent::AuthReply(reply) => {
                 if let Some(auth) = &self.auth {
-                    auth.lock().renewed(reply.result, &reply.payload, self.dialer.now())?;
+                    auth.lock().renewed(reply.result, &reply.payload, self.dialer.ticket_now())?;
                     tracing::debug!("tickets renewed");
                 }
             }
-            Some(MonEvent::TicketsRevoked) => {
+            MonEvent::TicketsRevoked => {
                 if let Some(auth) = &self.auth {
                     auth.lock().invalidate_services();
                     self.tickets_wanted.notify_one();
                 }
             }
-            Some(MonEvent::Command { completion, ack, output }) => {
+            MonEvent::Command { completion, ack, output } => {
                 let _ = completion.send((ack, output));
             }
-            Some(MonEvent::NewestEpoch { question, epoch }) => self.newest_epoch_known(question, epoch),
+            MonEvent::NewestEpoch { question, epoch } => self.newest_epoch_known(question, epoch),
         }
         Ok(())
+    }
+
+    /// How often to ask the monitor for a sign of life, and how long it may be silent.
+    pub(crate) fn pings(&self) -> (Duration, Duration) {
+        let settings = self.settings.borrow();
+        (settings.ping_interval, settings.ping_timeout.unwrap_or(Duration::MAX))
     }
 
     /// # Errors
@@ -359,13 +389,32 @@ impl Core {
     /// Asks the monitor for tickets that are due.
     pub(crate) fn renew_tickets(&self) {
         let Some(auth) = &self.auth else { return };
-        let now = self.dialer.now();
-        let renewal = auth.lock().renew(now, &mut |buf| self.options.system.random(buf));
+        let renewal = auth.lock().renew(self.dialer.ticket_now(), &mut |buf| self.options.system.random(buf));
         if let cephx::Renewal::Request(payload) = renewal {
             let mut state = self.state.lock();
-            state.monc.renew_tickets(cephx::METHOD, &payload, now);
+            state.monc.renew_tickets(cephx::METHOD, &payload, self.dialer.now());
             state.flush_mon();
         }
+    }
+
+    /// The monitors' configuration is here, or has changed.
+    fn new_config(self: &Arc<Self>, values: BTreeMap<String, String>) {
+        let mut state = self.state.lock();
+        if state.mon_config == values {
+            return;
+        }
+        log_changes(&self.options.config, &state.mon_config, &values);
+        let pairs = values.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let merged = self.options.config.with_monitors(pairs);
+        let settings = Settings::merged(&self.options, &merged);
+        state.mon_config = values;
+        if let Some(objecter) = &mut state.objecter {
+            objecter.set_limits(settings.limits);
+        }
+        self.carry_out(&mut state);
+        drop(state);
+        self.settings.send_replace(settings);
+        self.config.send_replace(Arc::new(merged));
     }
 
     fn new_maps(self: &Arc<Self>, maps: &OsdMaps) {
@@ -410,7 +459,7 @@ impl Core {
             Ok(map) => {
                 let my_addr = self.dialer.my_addr().unwrap_or(EntityAddr::BLANK);
                 let mut objecter = Objecter::new(map, my_addr, state.first_cookie);
-                objecter.set_limits(self.options.limits);
+                objecter.set_limits(self.settings.borrow().limits);
                 state.objecter = Some(objecter);
             }
             Err(source) => {
@@ -454,8 +503,18 @@ impl Core {
             state.flush_mon();
             question
         };
+        self.answer(question, receiver).await
+    }
+
+    /// Waits for the answer to a question, which ends with the wait for it.
+    async fn answer<T>(&self, question: u64, receiver: oneshot::Receiver<T>) -> Result<T, OpError> {
         let _unasked = Unasked { core: self, question };
-        receiver.await.map_err(|_| OpError::Shutdown)
+        let limit = self.settings.borrow().mon_op_timeout;
+        let answer = match limit {
+            Some(limit) => timeout(limit, receiver).await.map_err(|_| OpError::TimedOut)?,
+            None => receiver.await,
+        };
+        answer.map_err(|_| OpError::Shutdown)
     }
 
     fn newest_epoch_known(self: &Arc<Self>, question: u64, epoch: Epoch) {
@@ -474,7 +533,7 @@ impl Core {
     /// Sends a command to the monitors.
     ///
     /// # Errors
-    /// [`OpError::Shutdown`]
+    /// [`OpError::Shutdown`], [`OpError::TimedOut`]
     pub(crate) async fn command(&self, json: String) -> Result<(CommandAck, Bytes), OpError> {
         let (sender, receiver) = oneshot::channel();
         let question = {
@@ -487,8 +546,7 @@ impl Core {
             state.flush_mon();
             question
         };
-        let _unasked = Unasked { core: self, question };
-        receiver.await.map_err(|_| OpError::Shutdown)
+        self.answer(question, receiver).await
     }
 
     /// Ends all tasks and fails all operations.

@@ -7,6 +7,7 @@ mod hunt;
 mod mon;
 mod options;
 mod osd;
+mod settings;
 mod stall;
 
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, Uuid};
+use ceph_conf::Config;
 use ceph_osdmap::OsdMap;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub(crate) use self::core::{Core, Watcher};
@@ -70,6 +73,9 @@ pub enum CommandError {
         /// Why, for people.
         status: String,
     },
+    /// They did not answer within [`Options::mon_op_timeout`]. They may carry it out all the same.
+    #[error("no answer within the time limit")]
+    TimedOut,
     /// The client was shut down.
     #[error("the client is shut down")]
     Shutdown,
@@ -132,6 +138,14 @@ impl Client {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         *self.core.epoch.borrow()
+    }
+
+    /// The configuration in force: that of [`Options::config`], and in it what the monitors say (`ceph config
+    /// set`) about options that nobody set on this host. It changes when they say something else; what this
+    /// crate knows of takes effect at once, for new requests and connections.
+    #[must_use]
+    pub fn config(&self) -> watch::Receiver<Arc<Config>> {
+        self.core.config.subscribe()
     }
 
     /// Whether the cluster has ever barred this instance since it connected: blocklisted it, or forgotten who
@@ -200,7 +214,7 @@ impl Client {
     /// Waits until this client has the newest OSDMap that the monitors had when it asked.
     ///
     /// # Errors
-    /// [`OpError::Shutdown`].
+    /// [`OpError::Shutdown`], [`OpError::TimedOut`].
     pub async fn wait_for_newest_map(&self) -> Result<Epoch, OpError> {
         let newest = self.core.newest_epoch().await?;
         let mut epoch = self.core.epoch.subscribe();
@@ -221,7 +235,10 @@ impl Client {
     /// [`CommandError`].
     pub async fn mon_command(&self, json: &serde_json::Value) -> Result<CommandReply, CommandError> {
         let answer = self.core.command(json.to_string()).await;
-        let (ack, output) = answer.map_err(|_| CommandError::Shutdown)?;
+        let (ack, output) = answer.map_err(|error| match error {
+            OpError::TimedOut => CommandError::TimedOut,
+            _ => CommandError::Shutdown,
+        })?;
         if ack.result < 0 {
             return Err(CommandError::Refused { errno: Errno(-ack.result), status: ack.status });
         }
@@ -249,6 +266,7 @@ impl Client {
         match self.mon_command(&command).await {
             Ok(_) => self.wait_for_newest_map().await.map(drop),
             Err(CommandError::Refused { errno, .. }) => Err(OpError::Errno(errno)),
+            Err(CommandError::TimedOut) => Err(OpError::TimedOut),
             Err(CommandError::Shutdown) => Err(OpError::Shutdown),
         }
     }

@@ -26,10 +26,6 @@ const PARALLEL: usize = 3;
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest pause between rounds in which none answered.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Time between questions whether the monitor is alive. Ceph: `mon_client_ping_interval`.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Silence after which the monitor counts as dead. Ceph: `mon_client_ping_timeout`.
-const SILENCE: Duration = Duration::from_secs(30);
 /// After so many rounds in a row in which the monitors accept the user but not the instance it is lost.
 const REJECTIONS: u32 = 3;
 /// How often to look at tickets, and at what the monitor has not answered.
@@ -163,9 +159,9 @@ async fn attempt(
         let cause = LinkError::from(MsgrError::Msgr1).into();
         return Err(MonFailure { label: target.label, addr: None, cause });
     };
-    let modes = &core.options.mon_modes;
+    let modes = core.settings.borrow().mon_modes.clone();
     let proof = core.mon_proof(accepted);
-    match dial(&core.dialer, EntityType::MON, addr, modes, proof, DIAL_LIMIT).await {
+    match dial(&core.dialer, EntityType::MON, addr, &modes, proof, DIAL_LIMIT).await {
         Ok(link) => Ok((target, link)),
         Err(cause) => Err(MonFailure { label: target.label, addr: Some(addr), cause }),
     }
@@ -221,11 +217,12 @@ async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
     let stranger = Mutex::new(cephx::Client::new(core.options.name.clone(), key.clone()));
     let accepted = AtomicBool::new(false);
     let proof = Proof::key(&stranger, &accepted);
-    dial(&core.dialer, EntityType::MON, *addr, &core.options.mon_modes, proof, DIAL_LIMIT).await.is_ok()
+    let modes = core.settings.borrow().mon_modes.clone();
+    dial(&core.dialer, EntityType::MON, *addr, &modes, proof, DIAL_LIMIT).await.is_ok()
 }
 
 async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), MonError> {
-    let mut next_keepalive = Instant::now() + KEEPALIVE;
+    let mut last_keepalive = Instant::now();
     let mut next_check = Instant::now() + CHECK;
     loop {
         tokio::select! {
@@ -237,16 +234,15 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
                 }
             }
             () = core.tickets_wanted.notified() => core.renew_tickets(),
-            () = sleep_until(next_check.min(next_keepalive)) => {
+            () = sleep_until(next_check) => {
                 let now = Instant::now();
-                if now >= next_check {
-                    next_check = now + CHECK;
-                    core.check_monitor()?;
-                    core.renew_tickets();
-                }
-                if now >= next_keepalive {
-                    next_keepalive = now + KEEPALIVE;
-                    link.check_alive(SILENCE, core.now_utime())?;
+                next_check = now + CHECK;
+                core.check_monitor()?;
+                core.renew_tickets();
+                let (interval, limit) = core.pings();
+                if now >= last_keepalive + interval {
+                    last_keepalive = now;
+                    link.check_alive(limit, core.now_utime())?;
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ceph_codec::{AddrType, EntityAddr};
-use ceph_conf::{AuthMethod, Config, ConnectionMode, Credentials, Host, MonAddr};
+use ceph_conf::{AuthMethod, Config, ConnectionMode, Credentials, Host, MonAddr, ValueError};
 use ceph_msgr::ConMode;
 use cephx::{CryptoKey, EntityAuthName, Keyring};
 
@@ -34,10 +34,15 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long an operation may take; `None`, the default, is as long as the cluster needs.
     pub op_timeout: Option<Duration>,
+    /// How long a question to the monitors may take; `None`, the default, is as long as they need.
+    pub mon_op_timeout: Option<Duration>,
     /// Where connections, randomness and the date come from: the host, but in simulations.
     pub system: Arc<dyn System>,
     /// How much may be under way to OSDs at a time.
     pub limits: Limits,
+    /// What is configured on this host. The monitors' configuration changes the options above, but not those
+    /// that are set here.
+    pub config: Config,
 }
 
 /// Without `client_mount_timeout` in the configuration. Ceph's default of 300 s keeps people waiting for an
@@ -65,12 +70,32 @@ impl Options {
             connect_timeout,
             op_timeout: config.rados_osd_op_timeout()?,
             system: Arc::new(HostSystem),
+            mon_op_timeout: config.rados_mon_op_timeout()?,
             limits: limits(config)?,
+            config: config.clone(),
         })
+    }
+
+    /// The defaults, for a user (without a key: no authentication) and where to look for monitors.
+    #[must_use]
+    pub fn new(monitors: Vec<MonTarget>, name: EntityAuthName, key: Option<CryptoKey>) -> Self {
+        Self {
+            monitors,
+            name,
+            key,
+            client_modes: vec![ConMode::Crc, ConMode::Secure],
+            mon_modes: vec![ConMode::Secure, ConMode::Crc],
+            connect_timeout: CONNECT_TIMEOUT,
+            op_timeout: None,
+            mon_op_timeout: None,
+            system: Arc::new(HostSystem),
+            limits: Limits::default(),
+            config: Config::default(),
+        }
     }
 }
 
-fn limits(config: &Config) -> Result<Limits, ConnectError> {
+pub(super) fn limits(config: &Config) -> Result<Limits, ValueError> {
     let unless_0 = |limit| if limit == 0 { u64::MAX } else { limit };
     let default = Limits::default();
     Ok(Limits {
@@ -79,7 +104,7 @@ fn limits(config: &Config) -> Result<Limits, ConnectError> {
     })
 }
 
-fn modes(modes: &[ConnectionMode]) -> Vec<ConMode> {
+pub(super) fn modes(modes: &[ConnectionMode]) -> Vec<ConMode> {
     modes
         .iter()
         .map(|mode| match mode {

@@ -81,8 +81,8 @@ async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
             return Err(error.into());
         }
     };
-    let modes = &core.options.client_modes;
-    let opened = dial(&core.dialer, EntityType::OSD, addr, modes, proof, DIAL_LIMIT).await;
+    let modes = core.settings.borrow().client_modes.clone();
+    let opened = dial(&core.dialer, EntityType::OSD, addr, &modes, proof, DIAL_LIMIT).await;
     if let (Err(DialError::Auth(AuthError::TicketRefused { service, .. })), Some(auth)) =
         (&opened, &core.auth)
     {

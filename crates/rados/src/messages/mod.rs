@@ -23,4 +23,5 @@ pub(crate) mod kind {
     pub(crate) const MON_COMMAND: u16 = 50;
     pub(crate) const MON_COMMAND_ACK: u16 = 51;
     pub(crate) const OSD_BACKOFF: u16 = 61;
+    pub(crate) const CONFIG: u16 = 62;
 }

@@ -167,6 +167,22 @@ impl Decode for CommandAck {
     }
 }
 
+/// Options by name, as the monitors' configuration has them for this client. Ceph: `MConfig`, version 1.
+///
+/// What is no text is nobody's option and passed over: it must not cost the session.
+pub(crate) fn decode_config(front: &[u8]) -> Result<BTreeMap<String, String>, DecodeError> {
+    let r = &mut Reader::new(front);
+    let count = r.count("options", 8)?;
+    let mut options = BTreeMap::new();
+    for _ in 0..count {
+        let (name, value) = (r.bytes("name of an option")?, r.bytes("value of an option")?);
+        if let (Ok(name), Ok(value)) = (str::from_utf8(name), str::from_utf8(value)) {
+            options.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    Ok(options)
+}
+
 /// Ceph: `MAuth`, version 1.
 pub(crate) fn encode_auth(protocol: u32, payload: &[u8], monmap_epoch: Epoch) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + payload.len());
@@ -241,6 +257,14 @@ mod tests {
         assert_eq!(&wire[..4], [2, 0, 0, 0]);
         assert_eq!(&wire[8..14], b"monmap");
         assert_eq!(wire[22], 1, "once");
+    }
+
+    #[test]
+    fn an_option_that_is_no_text_is_passed_over() {
+        let wire =
+            BTreeMap::from([(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), vec![0xff])]).encode_to_vec();
+        assert_eq!(decode_config(&wire).unwrap(), BTreeMap::from([("a".into(), "1".into())]));
+        assert!(decode_config(&[0xff; 4]).is_err(), "more options than bytes");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, Reader};
 
 use super::kind;
-use super::mon::{AuthReply, CommandAck, OsdMaps, VersionReply, decode_mon_map};
+use super::mon::{AuthReply, CommandAck, OsdMaps, VersionReply, decode_config, decode_mon_map};
 use super::osd::{OsdBackoff, OsdOpReply};
 use super::watch::WatchNotify;
 use crate::watch::NotifyReply;
@@ -56,6 +56,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<(), DecodeError> {
         }
         kind::OSD_BACKOFF => drop(OsdBackoff::decode_from(&front)?),
         kind::MON_MAP => drop(decode_mon_map(&front)?),
+        kind::CONFIG => drop(decode_config(&front)?),
         kind::AUTH_REPLY => drop(AuthReply::decode_from(&front)?),
         kind::MON_GET_VERSION_REPLY => drop(VersionReply::decode_from(&front)?),
         kind::MON_COMMAND_ACK => drop(CommandAck::decode_from(&front)?),
@@ -137,13 +138,16 @@ mod tests {
         let ack = message("mon_command_ack");
         assert_eq!(CommandAck::decode_from(&ack.front).unwrap().result, 0);
         assert_eq!(ack.data, "[\"rbdpool\"]");
+        let config = decode_config(&message("mon_config").front).unwrap();
+        let followed = ["objecter_inflight_ops", "rados_osd_op_timeout"].map(|name| config[name].as_str());
+        assert_eq!(followed, ["7", "5"]);
         let version = VersionReply::decode_from(&message("mon_get_version_reply").front).unwrap();
         assert_eq!((version.handle, version.newest), (2, 10));
     }
 
     proptest! {
         #[test]
-        fn damage_never_panics(index in 0usize..10, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        fn damage_never_panics(index in 0usize..11, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
             let dir = format!("{}/testdata/pacific", env!("CARGO_MANIFEST_DIR"));
             let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
             files.sort();

@@ -25,6 +25,12 @@ fn kinds(monc: &mut MonClient<u8>) -> Vec<u16> {
     std::iter::from_fn(|| monc.poll_message()).map(|m| m.kind).collect()
 }
 
+/// What follows from a message.
+fn handle(monc: &mut MonClient<u8>, message: Message) -> Option<MonEvent<u8>> {
+    monc.handle_message(message).unwrap();
+    monc.poll_event()
+}
+
 fn ack(tid: u64) -> Message {
     let mut front = vec![0; 18];
     0i32.encode(&mut front);
@@ -68,9 +74,9 @@ fn what_is_open_is_asked_again_on_every_new_session() {
         monc.session_closed();
     }
     open(&mut monc);
-    let event = monc.handle_message(ack(1)).unwrap();
+    let event = handle(&mut monc, ack(1));
     assert!(matches!(event, Some(MonEvent::Command { completion: 7, .. })));
-    assert!(monc.handle_message(ack(1)).unwrap().is_none(), "a second answer concerns nobody");
+    assert!(handle(&mut monc, ack(1)).is_none(), "a second answer concerns nobody");
     monc.session_closed();
     assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE, kind::MON_GET_VERSION], "answered");
 }
@@ -81,7 +87,7 @@ fn a_question_that_nobody_waits_for_is_not_asked_again() {
     let tid = monc.command("{}".into(), 7, T0);
     monc.cancel(tid);
     assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE]);
-    assert!(monc.handle_message(ack(tid)).unwrap().is_none());
+    assert!(handle(&mut monc, ack(tid)).is_none());
 }
 
 #[test]
@@ -90,8 +96,8 @@ fn an_answer_of_another_kind_answers_nothing() {
     open(&mut monc);
     let command = monc.command("{}".into(), 7, T0);
     let question = monc.request_newest_epoch(T0);
-    assert!(monc.handle_message(newest_epoch(command)).unwrap().is_none());
-    assert!(monc.handle_message(ack(question)).unwrap().is_none());
+    assert!(handle(&mut monc, newest_epoch(command)).is_none());
+    assert!(handle(&mut monc, ack(question)).is_none());
     assert_eq!(monc.pending(T0).len(), 2);
 }
 
@@ -122,11 +128,11 @@ fn an_answer_counts_for_earlier_questions_only() {
     open(&mut monc);
     let mut ask = || monc.request_newest_epoch(T0);
     let (first, second, third) = (ask(), ask(), ask());
-    let event = monc.handle_message(newest_epoch(second)).unwrap();
+    let event = handle(&mut monc, newest_epoch(second));
     assert!(matches!(event, Some(MonEvent::NewestEpoch { question, .. }) if question == second));
-    assert!(monc.handle_message(newest_epoch(first)).unwrap().is_none(), "answered already");
-    assert!(monc.handle_message(newest_epoch(third)).unwrap().is_some());
-    assert!(monc.handle_message(newest_epoch(99)).unwrap().is_none(), "nobody asked that");
+    assert!(handle(&mut monc, newest_epoch(first)).is_none(), "answered already");
+    assert!(handle(&mut monc, newest_epoch(third)).is_some());
+    assert!(handle(&mut monc, newest_epoch(99)).is_none(), "nobody asked that");
 }
 
 #[test]
@@ -222,8 +228,33 @@ fn a_monitor_that_gives_no_tickets_is_of_no_use() {
 fn new_keys_of_the_services_make_their_tickets_void() {
     let mut monc = MonClient::<u8>::new(String::new());
     open(&mut monc);
-    let at = |epoch, auth_epoch| MonMap { auth_epoch: Epoch(auth_epoch), ..monmap(epoch, &[1]) };
-    assert!(monc.handle_mon_map(at(1, 5)).unwrap().is_none(), "the tickets here are as new");
-    assert!(monc.handle_mon_map(at(2, 5)).unwrap().is_none());
-    assert!(matches!(monc.handle_mon_map(at(3, 6)), Ok(Some(MonEvent::TicketsRevoked))));
+    let mut revoked = |epoch, auth_epoch| {
+        monc.handle_mon_map(MonMap { auth_epoch: Epoch(auth_epoch), ..monmap(epoch, &[1]) }).unwrap();
+        std::iter::from_fn(|| monc.poll_event()).any(|event| matches!(event, MonEvent::TicketsRevoked))
+    };
+    assert!(!revoked(1, 5), "the tickets here are as new");
+    assert!(!revoked(2, 5));
+    assert!(revoked(3, 6));
+}
+
+#[test]
+fn a_monitor_that_tells_no_options_has_none() {
+    let config = |monc: &mut MonClient<u8>| match monc.poll_event() {
+        Some(MonEvent::Config(options)) => options.into_values().collect(),
+        other => vec![format!("{other:?}")],
+    };
+    let mut monc = MonClient::<u8>::new(String::new());
+    open(&mut monc);
+    let front = BTreeMap::from([("rados_osd_op_timeout".to_owned(), "5".to_owned())]).encode_to_vec();
+    let message = Message { kind: kind::CONFIG, front: front.into(), ..Message::default() };
+    monc.handle_message(message).unwrap();
+    assert_eq!(config(&mut monc), ["5"]);
+    monc.handle_mon_map(monmap(1, &[1])).unwrap();
+    assert!(monc.poll_event().is_none(), "it has told");
+    monc.session_closed();
+    open(&mut monc);
+    monc.handle_mon_map(monmap(1, &[1])).unwrap();
+    assert!(config(&mut monc).is_empty(), "removed while nobody listened");
+    monc.handle_mon_map(monmap(2, &[1])).unwrap();
+    assert!(monc.poll_event().is_none(), "it has told, in its way");
 }

@@ -47,6 +47,7 @@ impl DialError {
 pub(crate) struct Dialer {
     system: Arc<dyn System>,
     started: Instant,
+    suspended_before: Duration,
     nonce: u32,
     global_seq: AtomicU64,
     global_id: AtomicU64,
@@ -57,8 +58,9 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) fn new(system: Arc<dyn System>, nonce: u32) -> Self {
         Self {
-            system,
             started: Instant::now(),
+            suspended_before: system.time_suspended(),
+            system,
             nonce,
             global_seq: AtomicU64::new(0),
             global_id: AtomicU64::new(0),
@@ -66,9 +68,15 @@ impl Dialer {
         }
     }
 
-    /// Time on the clock that tickets are measured with.
+    /// Time since this was made, without that for which the machine was suspended: what nobody could have
+    /// answered is not held against them.
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Time on the clock that tickets are measured with: they expire while the machine is suspended, too.
+    pub(crate) fn ticket_now(&self) -> Duration {
+        self.now() + self.system.time_suspended().saturating_sub(self.suspended_before)
     }
 
     /// The address that watchers, locks and blocklists know this instance by; known after the first
@@ -137,7 +145,7 @@ async fn open(
                 link.connection.start_auth(proof.method(), proof.payload()).map_err(LinkError::from)?;
             }
             Event::AuthMore(payload) => {
-                let answer = proof.challenge(&payload, dialer.now(), &*dialer.system)?;
+                let answer = proof.challenge(&payload, dialer.ticket_now(), &*dialer.system)?;
                 link.connection.continue_auth(&answer).map_err(LinkError::from)?;
             }
             Event::AuthBadMethod { result, allowed_methods, .. } => {
@@ -146,7 +154,7 @@ async fn open(
             Event::AuthDone { global_id: given, payload, .. } => {
                 // A monitor gives the number, an OSD only repeats it.
                 let global_id = if peer == EntityType::MON { given } else { dialer.global_id() };
-                let secrets = proof.done(given, &payload, dialer.now())?;
+                let secrets = proof.done(given, &payload, dialer.ticket_now())?;
                 let ident = ClientIdent {
                     // Only now: the word of a peer that proved nothing must not decide who we are.
                     addrs: my_addr.map(|seen| dialer.learn_addr(seen).into()).unwrap_or_default(),
@@ -170,5 +178,44 @@ async fn finish(mut link: Link) -> Result<Link, DialError> {
         if let Event::Ready(_) = link.event().await? {
             return Ok(link);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::time::SystemTime;
+
+    use super::super::Connecting;
+    use super::*;
+
+    /// A machine that sleeps.
+    #[derive(Debug)]
+    struct Sleeper(AtomicU64);
+
+    impl System for Sleeper {
+        fn connect(&self, _: std::net::SocketAddr) -> Connecting<'_> {
+            Box::pin(std::future::pending())
+        }
+
+        fn random(&self, _: &mut [u8]) {}
+
+        fn time_suspended(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+
+        fn now(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
+        }
+    }
+
+    #[test]
+    fn tickets_age_while_the_machine_sleeps_and_patience_does_not() {
+        let machine = Arc::new(Sleeper(AtomicU64::new(1000)));
+        let dialer = Dialer::new(Arc::clone(&machine) as Arc<dyn System>, 1);
+        machine.0.store(1600, Ordering::Relaxed);
+        let (awake, tickets) = (dialer.now(), dialer.ticket_now());
+        assert!(awake < Duration::from_secs(600), "{awake:?}");
+        assert!(tickets >= awake + Duration::from_secs(600), "{tickets:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,6 +24,12 @@ pub trait System: Debug + Send + Sync + 'static {
 
     /// Fills `buf` with unpredictable bytes.
     fn random(&self, buf: &mut [u8]);
+
+    /// For how long the machine has been suspended since it was started. The clock of the runtime stands still
+    /// meanwhile, but tickets expire.
+    fn time_suspended(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The date: for modification times of objects and for the eyes of others, never to measure with.
     fn now(&self) -> SystemTime;
@@ -54,6 +60,15 @@ impl System for HostSystem {
     /// If the operating system has no randomness to give; nothing secure can be done then.
     fn random(&self, buf: &mut [u8]) {
         getrandom::fill(buf).expect("the operating system gives random bytes");
+    }
+
+    #[cfg(target_os = "linux")]
+    fn time_suspended(&self) -> Duration {
+        use rustix::time::{ClockId, clock_gettime};
+        let clock = |id| Duration::try_from(clock_gettime(id)).unwrap_or_default();
+        // In this order the difference can only be too large, by an instant.
+        let awake = clock(ClockId::Monotonic);
+        clock(ClockId::Boottime).saturating_sub(awake)
     }
 
     fn now(&self) -> SystemTime {
