@@ -79,6 +79,23 @@ pub struct HObject {
 }
 
 impl HObject {
+    /// Before everything. Ceph: `hobject_t()`.
+    pub const MIN: Self = Self::bound(false);
+    /// After everything. Ceph: `hobject_t::get_max`.
+    pub const MAX: Self = Self::bound(true);
+
+    const fn bound(max: bool) -> Self {
+        Self {
+            key: Vec::new(),
+            name: Vec::new(),
+            snap: SnapId(0),
+            hash: 0,
+            max,
+            namespace: Vec::new(),
+            pool: PoolId(i64::MIN),
+        }
+    }
+
     fn effective_key(&self) -> &[u8] {
         if self.key.is_empty() { &self.name } else { &self.key }
     }

@@ -37,20 +37,25 @@ mod ioctx;
 mod messages;
 mod monc;
 mod net;
+mod object;
 mod objecter;
 mod op;
 mod watch;
 
 pub use ceph_codec::{EntityAddr, Epoch, GlobalId, OsdId, PgId, PoolId, SnapId, SpgId};
-pub use client::{Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options};
+pub use ceph_osdmap::{OsdMap, Placement, Pool, PoolSnap};
+pub use client::{
+    Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options, OsdCounts,
+};
 pub use error::OpError;
-pub use ioctx::IoCtx;
+pub use ioctx::{ALL_NAMESPACES, IoCtx, ListedObject, ObjectCursor, ObjectLocation, ObjectPage};
 pub use monc::{MonRequest, MonRequestKind};
 pub use net::{Connecting, HostSystem, Stream, System};
+pub use object::Object;
 pub use objecter::{Limits, RequestStatus, WaitsFor};
 pub use op::{
-    Errno, ObjectStat, ObjectWatcher, Op, OpKind, OpOutcome, OpReply, Operation, SnapContext, SparseExtents,
-    WatchAction,
+    Advice, CloneInfo, Comparison, Errno, InvalidOperation, ObjectStat, ObjectWatcher, OmapPage, Op, OpKind,
+    OpOutcome, OpReply, Operation, SnapContext, SnapSet, SparseExtents, WatchAction, XattrValue,
 };
 pub use watch::{NotifyReply, Watch, WatchEvent};
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{Decode, DecodeError, EntityAddr, Epoch, Tid, Uuid};
+use ceph_codec::{Decode, DecodeError, EntityAddr, Epoch, PoolId, Tid, Uuid};
 use ceph_msgr::Message;
 use thiserror::Error;
 
@@ -19,6 +19,7 @@ use crate::messages::mon::{
     AuthReply, CommandAck, MonInfo, MonMap, OsdMaps, Subscription, VersionReply, decode_config,
     decode_mon_map, encode_auth, encode_command, encode_get_version, encode_subscribe,
 };
+use crate::messages::pool_op::{PoolOpReply, SnapOp};
 
 /// Within this time a monitor of some use answers what needs nobody's consent: the map of monitors when a
 /// session begins, and the newest epoch of a map.
@@ -28,7 +29,7 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a monitor said that concerns others.
 #[derive(Debug)]
-pub(crate) enum MonEvent<C> {
+pub(crate) enum MonEvent<C, P> {
     /// New OSDMaps; the owner reports what it has with [`MonClient::have_osdmap`].
     OsdMaps(OsdMaps),
     /// New tickets, or their refusal.
@@ -39,6 +40,8 @@ pub(crate) enum MonEvent<C> {
     Config(BTreeMap<String, String>),
     /// A command has ended.
     Command { completion: C, ack: CommandAck, output: Bytes },
+    /// A change of a pool's snapshots has ended.
+    PoolOp { completion: P, reply: PoolOpReply },
     /// The newest epoch of the OSDMap when this question, and all before it, had been asked.
     NewestEpoch { question: u64, epoch: Epoch },
 }
@@ -67,6 +70,11 @@ pub enum MonRequestKind {
         /// `prefix` of its JSON.
         prefix: String,
     },
+    /// A change of the snapshots of a pool.
+    PoolOp {
+        /// The pool.
+        pool: PoolId,
+    },
     /// The newest epoch of the OSDMap.
     NewestEpoch,
     /// New tickets.
@@ -87,8 +95,8 @@ pub struct MonRequest {
 
 /// A question that waits for its answer.
 #[derive(Debug)]
-struct Asked<C> {
-    question: Question<C>,
+struct Asked<C, P> {
+    question: Question<C, P>,
     since: Duration,
     /// When it was sent in this session.
     sent: Option<Duration>,
@@ -96,8 +104,9 @@ struct Asked<C> {
 }
 
 #[derive(Debug)]
-enum Question<C> {
-    Command { json: String, completion: C },
+enum Question<C, P> {
+    Command { json: String, input: Bytes, completion: C },
+    PoolOp { pool: PoolId, op: SnapOp, completion: P },
     NewestEpoch,
 }
 
@@ -114,21 +123,23 @@ struct Session {
     asked_tickets: Option<Duration>,
 }
 
-/// See the [module](self).
+/// See the [module](self). `C` is told how a command ended, `P` how a change of a pool did.
 #[derive(Debug)]
-pub(crate) struct MonClient<C> {
+pub(crate) struct MonClient<C, P> {
     monmap: MonMap,
     /// `host name` in subscriptions, for the operator's eyes.
     hostname: String,
     subscriptions: BTreeMap<&'static str, Subscription>,
     /// By tid.
-    asked: BTreeMap<u64, Asked<C>>,
+    asked: BTreeMap<u64, Asked<C, P>>,
     /// A full OSDMap was asked for because what came was of no use.
     asked_full_osdmap: bool,
+    /// Of the OSDMap that is here.
+    osdmap_epoch: Epoch,
     last_tid: u64,
     session: Option<Session>,
     outbox: VecDeque<Message>,
-    events: VecDeque<MonEvent<C>>,
+    events: VecDeque<MonEvent<C, P>>,
 }
 
 const OSDMAP: &str = "osdmap";
@@ -136,7 +147,7 @@ const MONMAP: &str = "monmap";
 /// Comes before [`MONMAP`] in the alphabet, so a monitor deals with it first.
 const CONFIG: &str = "config";
 
-impl<C> MonClient<C> {
+impl<C, P> MonClient<C, P> {
     pub(crate) fn new(hostname: String) -> Self {
         let mut subscriptions = BTreeMap::new();
         subscriptions.insert(CONFIG, Subscription { start: 0, once: false });
@@ -148,6 +159,7 @@ impl<C> MonClient<C> {
             subscriptions,
             asked: BTreeMap::new(),
             asked_full_osdmap: false,
+            osdmap_epoch: Epoch(0),
             last_tid: 0,
             session: None,
             outbox: VecDeque::new(),
@@ -233,6 +245,7 @@ impl<C> MonClient<C> {
     /// The OSDMap up to `epoch` is here: from now on later ones are wanted.
     pub(crate) fn have_osdmap(&mut self, epoch: Epoch) {
         self.asked_full_osdmap = false;
+        self.osdmap_epoch = epoch;
         // Only remembered for the next session; this one's monitor goes on by itself.
         self.subscriptions.insert(OSDMAP, Subscription { start: u64::from(epoch.0) + 1, once: false });
     }
@@ -264,8 +277,14 @@ impl<C> MonClient<C> {
     }
 
     /// Sends a command, JSON as the `ceph` tool sends it; returns its number.
-    pub(crate) fn command(&mut self, json: String, completion: C, now: Duration) -> u64 {
-        self.ask(Question::Command { json, completion }, now)
+    pub(crate) fn command(&mut self, json: String, input: Bytes, completion: C, now: Duration) -> u64 {
+        self.ask(Question::Command { json, input, completion }, now)
+    }
+
+    /// Changes the snapshots of a pool; returns the number of the question. What is sent again, because the
+    /// monitor that had it was lost, may be done twice: a snapshot's number may be given out for nobody.
+    pub(crate) fn pool_op(&mut self, pool: PoolId, op: SnapOp, completion: P, now: Duration) -> u64 {
+        self.ask(Question::PoolOp { pool, op, completion }, now)
     }
 
     /// Forgets a question: nobody waits for its answer any more. The monitors may act on it all the same.
@@ -273,7 +292,7 @@ impl<C> MonClient<C> {
         self.asked.remove(&tid);
     }
 
-    fn ask(&mut self, question: Question<C>, now: Duration) -> u64 {
+    fn ask(&mut self, question: Question<C, P>, now: Duration) -> u64 {
         self.last_tid += 1;
         let tid = self.last_tid;
         self.asked.insert(tid, Asked { question, since: now, sent: None, attempts: 0 });
@@ -291,16 +310,13 @@ impl<C> MonClient<C> {
         self.push(kind::AUTH, 1, 1, Tid(0), front);
     }
 
-    /// All waiting commands, when the client is shut down.
-    pub(crate) fn take_commands(&mut self) -> impl Iterator<Item = C> + use<C> {
-        std::mem::take(&mut self.asked).into_values().filter_map(|asked| match asked.question {
-            Question::Command { completion, .. } => Some(completion),
-            Question::NewestEpoch => None,
-        })
+    /// Drops all questions with their completions, when the client is shut down.
+    pub(crate) fn forget_questions(&mut self) {
+        self.asked.clear();
     }
 
     /// What a monitor said that concerns others, in its order.
-    pub(crate) fn poll_event(&mut self) -> Option<MonEvent<C>> {
+    pub(crate) fn poll_event(&mut self) -> Option<MonEvent<C, P>> {
         self.events.pop_front()
     }
 
@@ -330,6 +346,7 @@ impl<C> MonClient<C> {
                 let ack = CommandAck::decode_from(front)?;
                 self.handle_command_ack(message.tid.0, ack, message.data.into_bytes())
             }
+            kind::POOL_OP_REPLY => self.handle_pool_op_reply(message.tid.0, PoolOpReply::decode(front)?),
             _ => None,
         };
         self.events.extend(event);
@@ -366,7 +383,7 @@ impl<C> MonClient<C> {
         }
     }
 
-    fn handle_version(&mut self, reply: VersionReply) -> Option<MonEvent<C>> {
+    fn handle_version(&mut self, reply: VersionReply) -> Option<MonEvent<C, P>> {
         let question = reply.handle;
         if !self.asked.get(&question).is_some_and(Asked::is_about_epoch) {
             return None;
@@ -376,13 +393,21 @@ impl<C> MonClient<C> {
         Some(MonEvent::NewestEpoch { question, epoch })
     }
 
-    fn handle_command_ack(&mut self, tid: u64, ack: CommandAck, output: Bytes) -> Option<MonEvent<C>> {
-        if self.asked.get(&tid)?.is_about_epoch() {
-            return None;
-        }
+    fn handle_command_ack(&mut self, tid: u64, ack: CommandAck, output: Bytes) -> Option<MonEvent<C, P>> {
+        let is_command = |asked: &Asked<C, P>| matches!(asked.question, Question::Command { .. });
+        self.asked.get(&tid).filter(|asked| is_command(asked))?;
         match self.asked.remove(&tid)?.question {
             Question::Command { completion, .. } => Some(MonEvent::Command { completion, ack, output }),
-            Question::NewestEpoch => None,
+            _ => None,
+        }
+    }
+
+    fn handle_pool_op_reply(&mut self, tid: u64, reply: PoolOpReply) -> Option<MonEvent<C, P>> {
+        let is_pool_op = |asked: &Asked<C, P>| matches!(asked.question, Question::PoolOp { .. });
+        self.asked.get(&tid).filter(|asked| is_pool_op(asked))?;
+        match self.asked.remove(&tid)?.question {
+            Question::PoolOp { completion, .. } => Some(MonEvent::PoolOp { completion, reply }),
+            _ => None,
         }
     }
 
@@ -395,11 +420,23 @@ impl<C> MonClient<C> {
         let Some(asked) = self.asked.get_mut(&tid) else { return };
         asked.sent = Some(now);
         asked.attempts = asked.attempts.saturating_add(1);
-        let (kind, version, front) = match &asked.question {
-            Question::Command { json, .. } => (kind::MON_COMMAND, 0, encode_command(self.monmap.fsid, json)),
-            Question::NewestEpoch => (kind::MON_GET_VERSION, 1, encode_get_version(tid, OSDMAP)),
+        let fsid = self.monmap.fsid;
+        let (kind, version, compat, front, data) = match &asked.question {
+            Question::Command { json, input, .. } => {
+                (kind::MON_COMMAND, 0, 0, encode_command(fsid, json), input.clone())
+            }
+            Question::PoolOp { pool, op, .. } => {
+                let front = op.encode(fsid, *pool, self.osdmap_epoch);
+                (kind::POOL_OP, SnapOp::VERSION, SnapOp::COMPAT, front, Bytes::new())
+            }
+            Question::NewestEpoch => {
+                (kind::MON_GET_VERSION, 1, 1, encode_get_version(tid, OSDMAP), Bytes::new())
+            }
         };
-        self.push(kind, version, version, Tid(tid), front);
+        self.push(kind, version, compat, Tid(tid), front);
+        if let Some(message) = self.outbox.back_mut() {
+            message.data = std::iter::once(data).collect();
+        }
     }
 
     fn push(&mut self, kind: u16, version: u16, compat_version: u16, tid: Tid, front: Vec<u8>) {
@@ -415,7 +452,7 @@ impl<C> MonClient<C> {
     }
 }
 
-impl<C> Asked<C> {
+impl<C, P> Asked<C, P> {
     fn is_about_epoch(&self) -> bool {
         matches!(self.question, Question::NewestEpoch)
     }
@@ -423,6 +460,7 @@ impl<C> Asked<C> {
     fn describe(&self, now: Duration) -> MonRequest {
         let kind = match &self.question {
             Question::Command { json, .. } => MonRequestKind::Command { prefix: prefix_of(json) },
+            Question::PoolOp { pool, .. } => MonRequestKind::PoolOp { pool: *pool },
             Question::NewestEpoch => MonRequestKind::NewestEpoch,
         };
         MonRequest { kind, age: now.saturating_sub(self.since), attempts: self.attempts }

@@ -10,7 +10,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, Tid, Utime};
+use ceph_codec::{
+    DecodeError, Encode, EntityAddr, EntityType, Epoch, ObjectLocator, OsdId, PoolId, Tid, Utime,
+};
 use ceph_conf::Config;
 use ceph_msgr::Message;
 use ceph_osdmap::OsdMap;
@@ -24,11 +26,12 @@ use crate::error::OpError;
 use crate::messages::kind;
 use crate::messages::mon::{CommandAck, OsdMaps};
 use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
+use crate::messages::pool_op::{PoolOpReply, SnapOp};
 use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent, MonSessionError};
 use crate::net::{Dialer, LinkError, Outbox, Proof};
 use crate::objecter::{Action, Now, Objecter, RequestStatus, SessionId};
-use crate::op::OpReply;
+use crate::op::{Errno, OpReply};
 use crate::watch::WatchEvent;
 
 use super::settings::{Settings, log_changes};
@@ -39,6 +42,8 @@ use super::{ConnectError, Options, osd};
 pub(crate) type OpSender = oneshot::Sender<Result<OpReply, OpError>>;
 /// Where the result of a monitor command goes.
 pub(crate) type CommandSender = oneshot::Sender<(CommandAck, Bytes)>;
+/// Where the result of a change of a pool's snapshots goes.
+pub(crate) type PoolOpSender = oneshot::Sender<PoolOpReply>;
 
 /// Why a session with a monitor is of no use any more. A new one brings new tickets.
 #[derive(Debug, Error)]
@@ -88,7 +93,7 @@ pub(crate) struct Core {
 pub(crate) struct State {
     /// `None` before the first OSDMap.
     pub(crate) objecter: Option<Objecter<OpSender>>,
-    pub(crate) monc: MonClient<CommandSender>,
+    pub(crate) monc: MonClient<CommandSender, PoolOpSender>,
     mon_outbox: Option<Arc<Outbox>>,
     /// What the monitors have said last.
     mon_config: BTreeMap<String, String>,
@@ -350,7 +355,7 @@ impl Core {
         }
     }
 
-    fn mon_event(self: &Arc<Self>, event: MonEvent<CommandSender>) -> Result<(), MonError> {
+    fn mon_event(self: &Arc<Self>, event: MonEvent<CommandSender, PoolOpSender>) -> Result<(), MonError> {
         match event {
             MonEvent::OsdMaps(maps) => self.new_maps(&maps),
             MonEvent::Config(values) => self.new_config(values),
@@ -368,6 +373,9 @@ impl Core {
             }
             MonEvent::Command { completion, ack, output } => {
                 let _ = completion.send((ack, output));
+            }
+            MonEvent::PoolOp { completion, reply } => {
+                let _ = completion.send(reply);
             }
             MonEvent::NewestEpoch { question, epoch } => self.newest_epoch_known(question, epoch),
         }
@@ -492,29 +500,12 @@ impl Core {
 
     /// The newest epoch that the monitors have.
     pub(crate) async fn newest_epoch(&self) -> Result<Epoch, OpError> {
-        let (sender, receiver) = oneshot::channel();
-        let question = {
-            let mut state = self.state.lock();
-            if *self.closed.borrow() {
-                return Err(OpError::Shutdown);
-            }
-            let question = state.monc.request_newest_epoch(self.dialer.now());
+        self.ask_monitors(|state, sender, now| {
+            let question = state.monc.request_newest_epoch(now);
             state.newest_epoch_waiters.insert(question, sender);
-            state.flush_mon();
             question
-        };
-        self.answer(question, receiver).await
-    }
-
-    /// Waits for the answer to a question, which ends with the wait for it.
-    async fn answer<T>(&self, question: u64, receiver: oneshot::Receiver<T>) -> Result<T, OpError> {
-        let _unasked = Unasked { core: self, question };
-        let limit = self.settings.borrow().mon_op_timeout;
-        let answer = match limit {
-            Some(limit) => timeout(limit, receiver).await.map_err(|_| OpError::TimedOut)?,
-            None => receiver.await,
-        };
-        answer.map_err(|_| OpError::Shutdown)
+        })
+        .await
     }
 
     fn newest_epoch_known(self: &Arc<Self>, question: u64, epoch: Epoch) {
@@ -534,7 +525,45 @@ impl Core {
     ///
     /// # Errors
     /// [`OpError::Shutdown`], [`OpError::TimedOut`]
-    pub(crate) async fn command(&self, json: String) -> Result<(CommandAck, Bytes), OpError> {
+    pub(crate) async fn command(&self, json: String, input: Bytes) -> Result<(CommandAck, Bytes), OpError> {
+        self.ask_monitors(|state, sender, now| state.monc.command(json, input, sender, now)).await
+    }
+
+    /// Changes the snapshots of a pool, and waits until the OSDMap here shows it.
+    ///
+    /// # Errors
+    /// [`OpError::Shutdown`], [`OpError::TimedOut`], or why the monitors refused.
+    pub(crate) async fn pool_op(&self, pool: PoolId, op: SnapOp) -> Result<PoolOpReply, OpError> {
+        let reply = self.ask_monitors(|state, sender, now| state.monc.pool_op(pool, op, sender, now)).await?;
+        if reply.result < 0 {
+            return Err(OpError::Errno(Errno(reply.result.saturating_neg())));
+        }
+        self.wait_for_map(reply.epoch).await?;
+        Ok(reply)
+    }
+
+    /// Waits until the OSDMap here is as new as `wanted`.
+    ///
+    /// # Errors
+    /// [`OpError::Shutdown`]
+    pub(crate) async fn wait_for_map(&self, wanted: Epoch) -> Result<Epoch, OpError> {
+        let mut epoch = self.epoch.subscribe();
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            reached = epoch.wait_for(|epoch| *epoch >= wanted) => {
+                reached.map(|epoch| *epoch).map_err(|_| OpError::Shutdown)
+            }
+            _ = closed.wait_for(|closed| *closed) => Err(OpError::Shutdown),
+        }
+    }
+
+    /// Asks the monitors something and waits for the answer; the question is withdrawn when the future is
+    /// dropped. `ask` returns its number.
+    async fn ask_monitors<T>(
+        &self,
+        ask: impl FnOnce(&mut State, oneshot::Sender<T>, Duration) -> u64,
+    ) -> Result<T, OpError> {
         let (sender, receiver) = oneshot::channel();
         let question = {
             let mut state = self.state.lock();
@@ -542,11 +571,17 @@ impl Core {
             if *self.closed.borrow() {
                 return Err(OpError::Shutdown);
             }
-            let question = state.monc.command(json, sender, self.dialer.now());
+            let question = ask(&mut state, sender, self.dialer.now());
             state.flush_mon();
             question
         };
-        self.answer(question, receiver).await
+        let _unasked = Unasked { core: self, question };
+        let limit = self.settings.borrow().mon_op_timeout;
+        let answer = match limit {
+            Some(limit) => timeout(limit, receiver).await.map_err(|_| OpError::TimedOut)?,
+            None => receiver.await,
+        };
+        answer.map_err(|_| OpError::Shutdown)
     }
 
     /// Ends all tasks and fails all operations.
@@ -562,7 +597,7 @@ impl Core {
         self.carry_out(&mut state);
         state.watches.clear();
         state.newest_epoch_waiters.clear();
-        state.monc.take_commands().for_each(drop);
+        state.monc.forget_questions();
         let mon = state.mon_outbox.take();
         for outbox in std::mem::take(&mut state.osd_outboxes).into_values().chain(mon) {
             outbox.close();

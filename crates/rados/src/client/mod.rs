@@ -4,6 +4,7 @@ mod core;
 mod dns;
 mod error;
 mod hunt;
+mod lookup;
 mod mon;
 mod options;
 mod osd;
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 
 pub(crate) use self::core::{Core, Watcher};
 pub use error::{ConnectError, MonFailure};
+pub use lookup::OsdCounts;
 pub use mon::MonTarget;
 pub use options::Options;
 
@@ -217,15 +219,7 @@ impl Client {
     /// [`OpError::Shutdown`], [`OpError::TimedOut`].
     pub async fn wait_for_newest_map(&self) -> Result<Epoch, OpError> {
         let newest = self.core.newest_epoch().await?;
-        let mut epoch = self.core.epoch.subscribe();
-        let mut closed = self.core.closed.subscribe();
-        tokio::select! {
-            biased;
-            reached = epoch.wait_for(|epoch| *epoch >= newest) => {
-                reached.map(|epoch| *epoch).map_err(|_| OpError::Shutdown)
-            }
-            _ = closed.wait_for(|closed| *closed) => Err(OpError::Shutdown),
-        }
+        self.core.wait_for_map(newest).await
     }
 
     /// Sends a command to the monitors: JSON, as `ceph` sends it. It waits for them as long as it takes, and is
@@ -234,13 +228,26 @@ impl Client {
     /// # Errors
     /// [`CommandError`].
     pub async fn mon_command(&self, json: &serde_json::Value) -> Result<CommandReply, CommandError> {
-        let answer = self.core.command(json.to_string()).await;
+        self.mon_command_with_input(json, Bytes::new()).await
+    }
+
+    /// Like [`mon_command`](Self::mon_command), for a command that takes input: what `ceph -i FILE` sends.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn mon_command_with_input(
+        &self,
+        json: &serde_json::Value,
+        input: Bytes,
+    ) -> Result<CommandReply, CommandError> {
+        let answer = self.core.command(json.to_string(), input).await;
         let (ack, output) = answer.map_err(|error| match error {
             OpError::TimedOut => CommandError::TimedOut,
             _ => CommandError::Shutdown,
         })?;
         if ack.result < 0 {
-            return Err(CommandError::Refused { errno: Errno(-ack.result), status: ack.status });
+            let errno = Errno(ack.result.saturating_neg());
+            return Err(CommandError::Refused { errno, status: ack.status });
         }
         Ok(CommandReply { status: ack.status, output })
     }

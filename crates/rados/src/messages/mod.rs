@@ -3,8 +3,10 @@
 //! Each struct names the Ceph header that defines it, with the versions that are written and read here.
 //! `front` is the encoded struct; payloads travel beside it and are never copied.
 
+pub(crate) mod listing;
 pub(crate) mod mon;
 pub(crate) mod osd;
+pub(crate) mod pool_op;
 pub(crate) mod recorded;
 pub(crate) mod watch;
 
@@ -20,6 +22,8 @@ pub(crate) mod kind {
     pub(crate) const OSD_OP: u16 = 42;
     pub(crate) const OSD_OP_REPLY: u16 = 43;
     pub(crate) const WATCH_NOTIFY: u16 = 44;
+    pub(crate) const POOL_OP_REPLY: u16 = 48;
+    pub(crate) const POOL_OP: u16 = 49;
     pub(crate) const MON_COMMAND: u16 = 50;
     pub(crate) const MON_COMMAND_ACK: u16 = 51;
     pub(crate) const OSD_BACKOFF: u16 = 61;

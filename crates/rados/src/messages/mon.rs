@@ -9,13 +9,13 @@ use ceph_codec::{
 };
 
 /// The three fields that Paxos messages begin with. Ceph: `PaxosServiceMessage::paxos_encode`.
-fn encode_paxos(version: u64, out: &mut Vec<u8>) {
+pub(super) fn encode_paxos(version: u64, out: &mut Vec<u8>) {
     version.encode(out);
     (-1i16).encode(out); // session's monitor, retired
     0u64.encode(out); // session's tid, retired
 }
 
-fn skip_paxos(r: &mut Reader<'_>) -> Result<(), DecodeError> {
+pub(super) fn skip_paxos(r: &mut Reader<'_>) -> Result<(), DecodeError> {
     r.take("paxos fields", 8 + 2 + 8).map(drop)
 }
 

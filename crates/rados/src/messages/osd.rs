@@ -201,13 +201,12 @@ impl Encode for OsdBackoff {
 mod tests {
     use super::*;
     use crate::messages::recorded::Recorded;
-    use crate::op::{OpKind, Operation, WatchAction};
+    use crate::op::{Advice, Comparison, OpKind, Operation, WatchAction};
     use ceph_codec::{EntityName, EntityType, Tid};
 
     /// Encodes `operation` with everything else taken from what librados sent, and compares.
     fn assert_same_as_librados(name: &str, operation: &Operation) {
-        let path = format!("{}/testdata/librados/{name}", env!("CARGO_MANIFEST_DIR"));
-        let theirs = Recorded::parse(&std::fs::read(path).unwrap().into()).unwrap();
+        let theirs = recorded(name);
         assert_eq!(theirs.version, OsdOp::VERSION);
         let r = &mut Reader::new(&theirs.front);
         let spg = SpgId::decode(r).unwrap();
@@ -218,7 +217,11 @@ mod tests {
         let mtime = Utime::decode(r).unwrap();
         let locator = ObjectLocator::decode(r).unwrap();
         let object = String::decode(r).unwrap();
-        let features = u64::decode_from(&theirs.front[theirs.front.len() - 8..]).unwrap();
+        // snap | seq | no snaps | attempt | features
+        let tail = &mut Reader::new(&theirs.front[theirs.front.len() - (8 + 8 + 4 + 4 + 8)..]);
+        let snap = SnapId::decode(tail).unwrap();
+        tail.take("seq, snaps, attempt", 8 + 4 + 4).unwrap();
+        let features = u64::decode(tail).unwrap();
         let ours = OsdOp {
             spg,
             raw_hash,
@@ -229,7 +232,7 @@ mod tests {
             locator: &locator,
             object: &object,
             ops: operation.ops(),
-            snap: SnapId::HEAD,
+            snap,
             snapc: &SnapContext::default(),
             retry_attempt: 0,
             features,
@@ -239,7 +242,13 @@ mod tests {
         assert_eq!(data.concat(), theirs.data, "{name}");
         // What the Objecter adds to the caller's flags.
         let kind = if operation.is_write() { flag::WRITE } else { flag::READ };
-        assert_eq!(flags, kind | flag::ONDISK | flag::KNOWN_REDIR, "{name}");
+        let tiers = if operation.is_pg_op() { flag::IGNORE_OVERLAY } else { 0 };
+        assert_eq!(flags, kind | tiers | flag::ONDISK | flag::KNOWN_REDIR, "{name}");
+    }
+
+    fn recorded(name: &str) -> Recorded {
+        let path = format!("{}/testdata/librados/{name}", env!("CARGO_MANIFEST_DIR"));
+        Recorded::parse(&std::fs::read(path).unwrap().into()).unwrap()
     }
 
     fn op(kind: OpKind) -> Operation {
@@ -247,8 +256,7 @@ mod tests {
     }
 
     fn data(name: &str) -> Bytes {
-        let path = format!("{}/testdata/librados/{name}", env!("CARGO_MANIFEST_DIR"));
-        Recorded::parse(&std::fs::read(path).unwrap().into()).unwrap().data
+        recorded(name).data
     }
 
     #[test]
@@ -271,5 +279,52 @@ mod tests {
         let ack = op(OpKind::NotifyAck { notify_id: 0xb_0000_0001, cookie, payload });
         assert_same_as_librados("notify-ack", &ack);
         assert_same_as_librados("write-full", &Operation::new().write_full(data("write-full")));
+    }
+
+    #[test]
+    fn data_ops_are_encoded_as_by_librados() {
+        let new = Operation::new;
+        assert_same_as_librados("append", &new().append("more"));
+        assert_same_as_librados("write", &new().write(4096, "data"));
+        assert_same_as_librados("write-same", &new().write_same(16, 8, "ab"));
+        assert_same_as_librados("create-exclusive", &new().create(true));
+        assert_same_as_librados("zero", &new().zero(1, 2));
+        assert_same_as_librados("truncate", &new().truncate(9));
+        assert_same_as_librados("delete", &new().delete());
+        assert_same_as_librados("rollback", &new().rollback(SnapId(1)));
+        assert_same_as_librados("compare-extent", &new().compare_extent(0, "xy"));
+        assert_same_as_librados("list-snaps", &new().list_snaps());
+        assert_same_as_librados("assert-exists", &new().assert_exists().write_full("z"));
+        assert_same_as_librados("assert-version", &new().assert_version(999));
+    }
+
+    #[test]
+    fn xattr_ops_are_encoded_as_by_librados() {
+        let new = Operation::new;
+        let differs = |op: Operation| op.compare_xattr("name", Comparison::NotEqual, "value");
+        assert_same_as_librados("remove-xattr", &new().remove_xattr("name"));
+        assert_same_as_librados("get-xattrs", &new().get_xattrs());
+        let equal = new().compare_xattr("name", Comparison::Equal, "value");
+        assert_same_as_librados("compare-xattr", &equal.write_full("z"));
+        assert_same_as_librados("compound", &differs(new().set_xattr("n", "v")).write_full("z"));
+        let flags = new().remove_xattr("missing").fail_ok().write_full("z").advise(Advice::DontNeed);
+        assert_same_as_librados("flags", &flags);
+    }
+
+    #[test]
+    fn omap_ops_are_encoded_as_by_librados() {
+        let new = Operation::new;
+        assert_same_as_librados("omap-set-vals", &new().omap_set_vals([("b", "22"), ("a", "1")]));
+        assert_same_as_librados("omap-set-header", &new().omap_set_header("header"));
+        assert_same_as_librados("omap-remove-keys", &new().omap_remove_keys(["c", "a"]));
+        assert_same_as_librados("omap-remove-range", &new().omap_remove_range("a", "c"));
+        assert_same_as_librados("omap-clear", &new().omap_clear());
+        let compare = new().omap_compare("b", Comparison::Equal, "22").write_full("y");
+        assert_same_as_librados("omap-compare", &compare);
+        assert_same_as_librados("omap-get-keys", &new().omap_get_keys("a", 1));
+        assert_same_as_librados("omap-get-vals", &new().omap_get_vals("a", "b", 7));
+        let keys = vec!["a".to_owned(), "zz".to_owned()];
+        assert_same_as_librados("omap-get-vals-by-keys", &new().omap_get_vals_by_keys(keys));
+        assert_same_as_librados("omap-get-header", &new().omap_get_header());
     }
 }

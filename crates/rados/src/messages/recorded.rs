@@ -4,8 +4,10 @@ use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, Reader};
 
 use super::kind;
+use super::listing::ListedObjects;
 use super::mon::{AuthReply, CommandAck, OsdMaps, VersionReply, decode_config, decode_mon_map};
 use super::osd::{OsdBackoff, OsdOpReply};
+use super::pool_op::PoolOpReply;
 use super::watch::WatchNotify;
 use crate::watch::NotifyReply;
 
@@ -44,8 +46,11 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<(), DecodeError> {
                     outcome.stat(),
                     outcome.sparse(),
                     outcome.omap(),
+                    outcome.omap_keys(),
                     outcome.omap_page(),
                     outcome.watchers(),
+                    outcome.snap_set(),
+                    ListedObjects::decode_from(&outcome.data),
                 );
             }
         }
@@ -59,6 +64,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<(), DecodeError> {
         kind::CONFIG => drop(decode_config(&front)?),
         kind::AUTH_REPLY => drop(AuthReply::decode_from(&front)?),
         kind::MON_GET_VERSION_REPLY => drop(VersionReply::decode_from(&front)?),
+        kind::POOL_OP_REPLY => drop(PoolOpReply::decode(&front)?),
         kind::MON_COMMAND_ACK => drop(CommandAck::decode_from(&front)?),
         _ => {}
     }
@@ -68,7 +74,8 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<(), DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ceph_codec::{Epoch, GlobalId, Utime};
+    use crate::op::Errno;
+    use ceph_codec::{Encode, Epoch, GlobalId, SnapId, Utime};
     use proptest::prelude::*;
 
     fn recorded(name: &str) -> Bytes {
@@ -145,9 +152,57 @@ mod tests {
         assert_eq!((version.handle, version.newest), (2, 10));
     }
 
+    #[test]
+    fn keys_pairs_and_attributes_are_read() {
+        let keys = reply("osd_op_reply-omap-keys").outcomes[0].omap_keys();
+        assert_eq!(keys, Ok((vec!["b".to_owned()], true)), "one was asked for, there are more");
+        let page = reply("osd_op_reply-omap-page").outcomes[0].omap_page().unwrap();
+        assert_eq!((page.pairs, page.more), ([("b".to_owned(), Bytes::from("22"))].into(), false));
+        let xattrs = reply("osd_op_reply-xattrs").outcomes[0].xattrs().unwrap();
+        let expected = [("name", "value"), ("other", "")].map(|(k, v)| (k.to_owned(), Bytes::from(v)));
+        assert_eq!(xattrs, expected.into());
+    }
+
+    #[test]
+    fn clones_and_their_snapshots_are_read() {
+        let set = reply("osd_op_reply-list-snaps").outcomes[0].snap_set().unwrap();
+        let [clone, head] = set.clones.as_slice() else { panic!("{set:?}") };
+        assert_eq!((clone.id, clone.size, &clone.overlap[..]), (SnapId(2), 1, &[(0, 1)][..]));
+        assert_eq!(clone.snaps, [SnapId(1)], "2 was removed");
+        assert_eq!((head.id, head.size), (SnapId::HEAD, 1));
+    }
+
+    #[test]
+    fn a_page_of_a_listing_ends_where_the_next_request_of_librados_begins() {
+        let read = |name| ListedObjects::decode_from(&reply(name).outcomes[0].data).unwrap();
+        let page = read("osd_op_reply-list-objects");
+        assert!(page.objects.iter().any(|object| object.name == "omap-cmp"), "{page:?}");
+        let path = format!("{}/testdata/librados/list-objects-next", env!("CARGO_MANIFEST_DIR"));
+        let next = Recorded::parse(&std::fs::read(path).unwrap().into()).unwrap();
+        assert_eq!(page.next.encode_to_vec(), next.data);
+        assert!(read("osd_op_reply-list-objects-end").next.max, "the end of the pool");
+    }
+
+    #[test]
+    fn a_failed_operation_says_which_op_failed() {
+        let rvals = |name| reply(name).outcomes.iter().map(|o| o.rval).collect::<Vec<_>>();
+        let compound = reply("osd_op_reply-compound");
+        assert_eq!(compound.result, -Errno::ECANCELED.0);
+        assert_eq!(rvals("osd_op_reply-compound"), [0, -Errno::ECANCELED.0, 0]);
+        assert_eq!(rvals("osd_op_reply-compare-extent"), [-4096], "they differ at byte 1");
+        assert_eq!(reply("osd_op_reply-fail-ok").result, 0);
+    }
+
+    #[test]
+    fn a_monitor_tells_the_number_of_a_new_snapshot_and_since_when_it_exists() {
+        let reply = PoolOpReply::decode(&message("pool_op_reply").front).unwrap();
+        assert_eq!((reply.result, reply.epoch), (0, Epoch(17)));
+        assert_eq!(reply.new_snap(), Ok(SnapId(2)));
+    }
+
     proptest! {
         #[test]
-        fn damage_never_panics(index in 0usize..11, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        fn damage_never_panics(index: usize, at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
             let dir = format!("{}/testdata/pacific", env!("CARGO_MANIFEST_DIR"));
             let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
             files.sort();

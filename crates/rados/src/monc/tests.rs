@@ -2,6 +2,8 @@ use ceph_codec::{Decode, Encode, EntityAddrVec};
 
 use super::*;
 
+type MonClient = super::MonClient<u8, u8>;
+
 const T0: Duration = Duration::from_secs(100);
 
 fn after(seconds: u64) -> Duration {
@@ -16,17 +18,17 @@ fn addr(last: u8) -> EntityAddr {
     }
 }
 
-fn open(monc: &mut MonClient<u8>) -> Vec<u16> {
+fn open(monc: &mut MonClient) -> Vec<u16> {
     monc.session_opened(addr(1), T0);
     kinds(monc)
 }
 
-fn kinds(monc: &mut MonClient<u8>) -> Vec<u16> {
+fn kinds(monc: &mut MonClient) -> Vec<u16> {
     std::iter::from_fn(|| monc.poll_message()).map(|m| m.kind).collect()
 }
 
 /// What follows from a message.
-fn handle(monc: &mut MonClient<u8>, message: Message) -> Option<MonEvent<u8>> {
+fn handle(monc: &mut MonClient, message: Message) -> Option<MonEvent<u8, u8>> {
     monc.handle_message(message).unwrap();
     monc.poll_event()
 }
@@ -66,7 +68,7 @@ fn topics(message: &Message) -> BTreeMap<String, u64> {
 #[test]
 fn what_is_open_is_asked_again_on_every_new_session() {
     let mut monc = MonClient::new("host".into());
-    monc.command("{}".into(), 7, T0);
+    monc.command("{}".into(), Bytes::new(), 7, T0);
     monc.request_newest_epoch(T0);
     assert!(kinds(&mut monc).is_empty(), "nobody to ask yet");
     for _ in 0..2 {
@@ -84,7 +86,7 @@ fn what_is_open_is_asked_again_on_every_new_session() {
 #[test]
 fn a_question_that_nobody_waits_for_is_not_asked_again() {
     let mut monc = MonClient::new(String::new());
-    let tid = monc.command("{}".into(), 7, T0);
+    let tid = monc.command("{}".into(), Bytes::new(), 7, T0);
     monc.cancel(tid);
     assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE]);
     assert!(handle(&mut monc, ack(tid)).is_none());
@@ -94,7 +96,7 @@ fn a_question_that_nobody_waits_for_is_not_asked_again() {
 fn an_answer_of_another_kind_answers_nothing() {
     let mut monc = MonClient::new(String::new());
     open(&mut monc);
-    let command = monc.command("{}".into(), 7, T0);
+    let command = monc.command("{}".into(), Bytes::new(), 7, T0);
     let question = monc.request_newest_epoch(T0);
     assert!(handle(&mut monc, newest_epoch(command)).is_none());
     assert!(handle(&mut monc, ack(question)).is_none());
@@ -103,7 +105,7 @@ fn an_answer_of_another_kind_answers_nothing() {
 
 #[test]
 fn a_new_session_continues_the_maps_where_the_last_one_ended() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     monc.have_osdmap(Epoch(41));
     assert_eq!(monc.subscriptions[OSDMAP].start, 42);
     monc.request_full_osdmap();
@@ -112,7 +114,7 @@ fn a_new_session_continues_the_maps_where_the_last_one_ended() {
 
 #[test]
 fn a_full_map_that_is_of_no_use_is_not_asked_for_again_and_again() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.request_full_osdmap();
     monc.request_full_osdmap();
@@ -124,7 +126,7 @@ fn a_full_map_that_is_of_no_use_is_not_asked_for_again_and_again() {
 
 #[test]
 fn an_answer_counts_for_earlier_questions_only() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     let mut ask = || monc.request_newest_epoch(T0);
     let (first, second, third) = (ask(), ask(), ask());
@@ -138,7 +140,7 @@ fn an_answer_counts_for_earlier_questions_only() {
 #[test]
 fn what_is_pending_says_what_it_is_and_how_old() {
     let mut monc = MonClient::new(String::new());
-    monc.command(r#"{"prefix": "config-key set", "val": "hush"}"#.into(), 1, T0);
+    monc.command(r#"{"prefix": "config-key set", "val": "hush"}"#.into(), Bytes::new(), 1, T0);
     monc.request_newest_epoch(after(3));
     open(&mut monc);
     monc.session_opened(addr(1), after(4));
@@ -156,7 +158,7 @@ fn what_is_pending_says_what_it_is_and_how_old() {
 
 #[test]
 fn a_map_of_monitors_of_another_cluster_is_refused() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.handle_mon_map(monmap(3, &[1])).unwrap();
     let stranger = MonMap { fsid: Uuid([2; 16]), ..monmap(9, &[1, 2]) };
@@ -167,7 +169,7 @@ fn a_map_of_monitors_of_another_cluster_is_refused() {
 
 #[test]
 fn a_session_with_a_monitor_that_was_removed_ends() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     assert!(monc.handle_mon_map(monmap(3, &[1, 2])).is_ok());
     let removed = monc.handle_mon_map(monmap(4, &[2, 3]));
@@ -177,7 +179,7 @@ fn a_session_with_a_monitor_that_was_removed_ends() {
 
 #[test]
 fn an_older_map_of_monitors_changes_nothing() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.handle_mon_map(monmap(4, &[1, 2])).unwrap();
     monc.handle_mon_map(monmap(3, &[3])).unwrap();
@@ -186,7 +188,7 @@ fn an_older_map_of_monitors_changes_nothing() {
 
 #[test]
 fn every_session_asks_for_a_map_of_monitors_that_must_come() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.handle_mon_map(monmap(4, &[1])).unwrap();
     monc.session_closed();
@@ -204,7 +206,7 @@ fn a_monitor_that_does_not_answer_easy_questions_is_of_no_use() {
     let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.handle_mon_map(monmap(4, &[1])).unwrap();
-    monc.command("{}".into(), 1, after(0));
+    monc.command("{}".into(), Bytes::new(), 1, after(0));
     monc.request_newest_epoch(after(20));
     assert_eq!(monc.check_answers(after(30)), Ok(()), "a command may take long");
     assert_eq!(monc.check_answers(after(31)), Err(MonSessionError::Mute));
@@ -216,7 +218,7 @@ fn a_monitor_that_does_not_answer_easy_questions_is_of_no_use() {
 
 #[test]
 fn a_monitor_that_gives_no_tickets_is_of_no_use() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     monc.handle_mon_map(monmap(4, &[1])).unwrap();
     monc.renew_tickets(2, &[], after(0));
@@ -226,7 +228,7 @@ fn a_monitor_that_gives_no_tickets_is_of_no_use() {
 
 #[test]
 fn new_keys_of_the_services_make_their_tickets_void() {
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     let mut revoked = |epoch, auth_epoch| {
         monc.handle_mon_map(MonMap { auth_epoch: Epoch(auth_epoch), ..monmap(epoch, &[1]) }).unwrap();
@@ -239,11 +241,11 @@ fn new_keys_of_the_services_make_their_tickets_void() {
 
 #[test]
 fn a_monitor_that_tells_no_options_has_none() {
-    let config = |monc: &mut MonClient<u8>| match monc.poll_event() {
+    let config = |monc: &mut MonClient| match monc.poll_event() {
         Some(MonEvent::Config(options)) => options.into_values().collect(),
         other => vec![format!("{other:?}")],
     };
-    let mut monc = MonClient::<u8>::new(String::new());
+    let mut monc = MonClient::new(String::new());
     open(&mut monc);
     let front = BTreeMap::from([("rados_osd_op_timeout".to_owned(), "5".to_owned())]).encode_to_vec();
     let message = Message { kind: kind::CONFIG, front: front.into(), ..Message::default() };
@@ -257,4 +259,42 @@ fn a_monitor_that_tells_no_options_has_none() {
     assert!(config(&mut monc).is_empty(), "removed while nobody listened");
     monc.handle_mon_map(monmap(2, &[1])).unwrap();
     assert!(monc.poll_event().is_none(), "it has told, in its way");
+}
+
+fn pool_op_reply(tid: u64) -> Message {
+    let mut front = vec![0; 18 + 16];
+    0i32.encode(&mut front);
+    Epoch(9).encode(&mut front);
+    true.encode(&mut front);
+    7u64.encode_to_vec().encode(&mut front);
+    Message { kind: kind::POOL_OP_REPLY, tid: Tid(tid), front: front.into(), ..Message::default() }
+}
+
+#[test]
+fn a_change_of_a_pools_snapshots_is_asked_for_until_it_is_answered() {
+    let mut monc = MonClient::new(String::new());
+    let tid = monc.pool_op(PoolId(3), SnapOp::CreateSelfManaged, 7, T0);
+    for _ in 0..2 {
+        assert_eq!(open(&mut monc), [kind::MON_SUBSCRIBE, kind::POOL_OP], "on every new session");
+        monc.session_closed();
+    }
+    open(&mut monc);
+    assert!(handle(&mut monc, ack(tid)).is_none(), "an answer to something else");
+    assert_eq!(monc.pending(after(5))[0].kind, MonRequestKind::PoolOp { pool: PoolId(3) });
+    let Some(MonEvent::PoolOp { completion: 7, reply }) = handle(&mut monc, pool_op_reply(tid)) else {
+        panic!("the answer");
+    };
+    assert_eq!((reply.epoch, reply.new_snap()), (Epoch(9), Ok(ceph_codec::SnapId(7))));
+    assert!(handle(&mut monc, pool_op_reply(tid)).is_none(), "a second answer");
+    let command = monc.command("{}".into(), Bytes::new(), 1, T0);
+    assert!(handle(&mut monc, pool_op_reply(command)).is_none(), "nobody asked that");
+}
+
+#[test]
+fn the_input_of_a_command_travels_beside_it() {
+    let mut monc = MonClient::new(String::new());
+    open(&mut monc);
+    monc.command("{}".into(), Bytes::from("input"), 1, T0);
+    let message = monc.poll_message().unwrap();
+    assert_eq!((message.kind, message.data.into_bytes()), (kind::MON_COMMAND, Bytes::from("input")));
 }

@@ -49,6 +49,10 @@ pub(crate) struct Linger<C> {
     pub(crate) osd: Option<ceph_codec::OsdId>,
     /// On the monotonic clock, when it was last registered.
     pub(super) since: Duration,
+    /// When the last question whether it is registered was sent.
+    asked: Duration,
+    /// When the last question was sent that the OSD has answered with yes.
+    confirmed: Duration,
 }
 
 impl<C> Linger<C> {
@@ -112,6 +116,8 @@ impl<C> Objecter<C> {
             ping_tid: None,
             osd: None,
             since: self.now.monotonic,
+            asked: self.now.monotonic,
+            confirmed: self.now.monotonic,
         };
         self.lingers.insert(cookie, linger);
         self.retarget_linger(cookie);
@@ -164,6 +170,7 @@ impl<C> Objecter<C> {
                 OpKind::Notify { cookie, timeout_secs: *timeout_secs, payload: payload.clone() }
             }
         };
+        linger.asked = self.now.monotonic;
         let reconnect = matches!(kind, OpKind::Watch { action: WatchAction::Reconnect { .. }, .. });
         let target = linger.target.clone();
         // A registration under way goes to the wrong place or was lost with its session.
@@ -225,6 +232,7 @@ impl<C> Objecter<C> {
             let tid = self.next_tid();
             if let Some(linger) = self.lingers.get_mut(&cookie) {
                 linger.ping_tid = Some(tid);
+                linger.asked = self.now.monotonic;
             }
             let kind = OpKind::Watch { cookie, action: WatchAction::Ping { generation } };
             self.submit_internal(tid, target, kind, Completion::Ping { cookie, generation });
@@ -238,6 +246,7 @@ impl<C> Objecter<C> {
         match (&mut linger.kind, result) {
             (LingerKind::Watch, Ok(reply)) => {
                 linger.registered = true;
+                linger.confirmed = linger.asked;
                 if let Some(completion) = linger.completion.take() {
                     self.actions.push_back(Action::Complete { completion, result: Ok(reply) });
                 }
@@ -267,9 +276,18 @@ impl<C> Objecter<C> {
             Some(generation) if generation != linger.generation => return,
             Some(_) => {}
         }
-        if let Err(error) = result {
-            self.lose_watch(cookie, error.errno());
+        match result {
+            Ok(_) => linger.confirmed = linger.asked,
+            Err(error) => self.lose_watch(cookie, error.errno()),
         }
+    }
+
+    /// On the monotonic clock, since when no notify can have been missed; `None` if there is no such watch, or
+    /// it is lost.
+    pub(crate) fn watch_confirmed(&self, cookie: u64) -> Option<Duration> {
+        let linger = self.lingers.get(&cookie)?;
+        let stands = matches!(linger.kind, LingerKind::Watch) && linger.registered && !linger.lost;
+        stands.then_some(linger.confirmed)
     }
 
     /// Tells the owner, once, that the OSD has dropped the watch.
@@ -301,7 +319,7 @@ impl<C> Objecter<C> {
                 let Some(completion) = self.remove_linger(cookie).and_then(|l| l.completion) else { return };
                 // Some watchers timed out; their names are in the data all the same.
                 let result = match message.result {
-                    r if r < 0 && Errno(-r) != Errno::ETIMEDOUT => Err(OpError::Errno(Errno(-r))),
+                    r if r < 0 && r != -Errno::ETIMEDOUT.0 => Err(OpError::Errno(Errno(r.saturating_neg()))),
                     r => Ok(OpReply {
                         result: r,
                         version: 0,

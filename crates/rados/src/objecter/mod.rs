@@ -42,7 +42,7 @@ use ceph_osdmap::OsdMap;
 use crate::error::OpError;
 use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply, backoff_op, flag};
 use crate::messages::watch::WatchNotify;
-use crate::op::{Errno, OpReply, Operation, SnapContext};
+use crate::op::{Errno, Op, OpOutcome, OpReply, Operation, SnapContext};
 use crate::watch::WatchEvent;
 
 pub use flow_control::Limits;
@@ -77,7 +77,11 @@ pub(crate) struct Request {
 
 impl Request {
     fn flags(&self) -> u32 {
-        let flags = if self.operation.is_write() { flag::WRITE } else { flag::READ };
+        let mut flags = if self.operation.is_write() { flag::WRITE } else { flag::READ };
+        if self.operation.is_pg_op() {
+            // A cache tier has placement groups of its own.
+            flags |= flag::IGNORE_OVERLAY;
+        }
         if self.operation.full_try { flags | flag::FULL_TRY } else { flags }
     }
 }
@@ -168,6 +172,17 @@ pub(crate) struct Objecter<C> {
     unfinished: Load,
     /// When the last input that brought the time came.
     now: Now,
+}
+
+/// Why an OSD refused `operation`, and which op of it, where it says so: the first that failed and must not.
+fn refusal(operation: &Operation, reply: OsdOpReply) -> OpError {
+    let OsdOpReply { result, outcomes, .. } = reply;
+    let errno = Errno(result.saturating_neg());
+    let failed = |(op, outcome): (&Op, &OpOutcome)| outcome.rval == result && !op.may_fail();
+    match operation.ops().iter().zip(&outcomes).position(failed) {
+        Some(index) if outcomes.len() == operation.len() => OpError::Op { errno, index, outcomes },
+        _ => OpError::Errno(errno),
+    }
 }
 
 impl<C> Objecter<C> {
@@ -313,7 +328,7 @@ impl<C> Objecter<C> {
             return self.submit_anew(op);
         }
         let result = if reply.result < 0 {
-            Err(OpError::Errno(Errno(reply.result.saturating_neg())))
+            Err(refusal(&op.operation, reply))
         } else if reply.outcomes.len() != op.operation.len() {
             let value = reply.outcomes.len() as u64;
             Err(OpError::Malformed(DecodeError::Invalid { what: "number of ops in a reply", value }))

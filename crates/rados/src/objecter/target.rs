@@ -171,7 +171,10 @@ impl Target {
         }
         self.pool_ever_existed = true;
 
-        let raw_hash = pool.hash_object(&self.locator.namespace, &self.locator.key, &self.object);
+        let raw_hash = match self.locator.hash.map(u32::try_from) {
+            Some(Ok(hash)) => hash,
+            _ => pool.hash_object(&self.locator.namespace, &self.locator.key, &self.object),
+        };
         let pg = pool.raw_to_pg(raw_hash);
         let placement = placements.get(map, pg);
         let position = placement.primary_position;

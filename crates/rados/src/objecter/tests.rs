@@ -9,6 +9,7 @@ use ceph_codec::{AddrType, HObject};
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 
+mod answers;
 mod flow_control;
 
 use super::*;

@@ -5,161 +5,58 @@
 //!
 //! Ceph: `ceph_osd_op` in `src/include/rados.h`, `ObjectOperation` in `src/osdc/Objecter.h`.
 
+mod attributes;
+mod errno;
+mod kind;
 mod outcome;
+mod snaps;
 mod wire;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use ceph_codec::SnapId;
+use thiserror::Error;
 
-pub use outcome::{Errno, ObjectStat, ObjectWatcher, OpOutcome, OpReply, SparseExtents};
+pub use errno::Errno;
+pub use kind::{Advice, Comparison, Op, OpKind, WatchAction, XattrValue};
+pub use outcome::{ObjectStat, ObjectWatcher, OmapPage, OpOutcome, OpReply, SparseExtents};
+pub use snaps::{CloneInfo, SnapContext, SnapSet};
 pub(crate) use wire::{OP_LEN, encode_op};
 
-/// The snapshots that exist when a write is made, so that the OSD keeps the old contents for them.
-///
-/// Ceph: `SnapContext` in `src/common/snap_types.h`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapContext {
-    /// The newest snapshot id ever given out.
-    pub seq: SnapId,
-    /// Ids of the existing snapshots, newest (largest) first.
-    pub snaps: Arc<[SnapId]>,
-}
-
-impl Default for SnapContext {
-    /// No snapshots.
-    fn default() -> Self {
-        Self { seq: SnapId(0), snaps: Arc::from([]) }
-    }
-}
-
-impl SnapContext {
-    /// Whether an OSD would accept it: strictly descending, none above `seq`.
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.snaps.first().is_none_or(|newest| *newest <= self.seq)
-            && self.snaps.windows(2).all(|pair| pair[0] > pair[1])
-            && self.snaps.last().is_none_or(|oldest| oldest.0 > 0)
-    }
-}
-
-/// What a watch op does. Ceph: `CEPH_OSD_WATCH_OP_*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WatchAction {
-    /// Ends the watch.
-    Unwatch,
-    /// Starts it.
-    Watch,
-    /// Takes it up again after the connection was lost.
-    Reconnect {
-        /// Counts the registrations of the watch.
-        generation: u32,
-    },
-    /// Keeps it alive.
-    Ping {
-        /// Counts the registrations of the watch.
-        generation: u32,
-    },
-}
-
-/// What one op does. Offsets and lengths are bytes within the object; see the methods of [`Operation`] that
-/// add each kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the parameters of the methods of the same names")]
-#[non_exhaustive]
-pub enum OpKind {
-    /// [`Operation::read`].
-    Read { offset: u64, len: u64 },
-    /// [`Operation::sparse_read`].
-    SparseRead { offset: u64, len: u64 },
-    /// [`Operation::stat`].
-    Stat,
-    /// [`Operation::assert_version`].
-    AssertVersion { version: u64 },
-    /// [`Operation::list_watchers`].
-    ListWatchers,
-    /// [`Operation::create`].
-    Create { exclusive: bool },
-    /// [`Operation::write`].
-    Write { offset: u64, data: Bytes },
-    /// [`Operation::write_full`].
-    WriteFull { data: Bytes },
-    /// [`Operation::zero`].
-    Zero { offset: u64, len: u64 },
-    /// [`Operation::truncate`].
-    Truncate { size: u64 },
-    /// [`Operation::delete`].
-    Delete,
-    /// [`Operation::set_alloc_hint`].
-    SetAllocHint { object_size: u64, write_size: u64, flags: u32 },
-    /// [`Operation::call`] and [`Operation::call_mut`].
-    Call { class: &'static str, method: &'static str, input: Bytes, mutates: bool },
-    /// [`Operation::omap_get_vals`].
-    OmapGetVals { after: String, prefix: String, max: u64 },
-    /// [`Operation::omap_get_vals_by_keys`].
-    OmapGetValsByKeys { keys: Vec<String> },
-    /// [`Operation::get_xattr`].
-    GetXattr { name: String },
-    /// [`Operation::set_xattr`].
-    SetXattr { name: String, value: Bytes },
-    /// [`Operation::compare_extent`].
-    CompareExtent { offset: u64, data: Bytes },
-    /// Registers or ends a watch.
-    Watch { cookie: u64, action: WatchAction },
-    /// Sends a notify.
-    Notify { cookie: u64, timeout_secs: u32, payload: Bytes },
-    /// Acknowledges a notify.
-    NotifyAck { notify_id: u64, cookie: u64, payload: Bytes },
-}
-
-impl OpKind {
-    fn cost(&self) -> Option<u64> {
-        let len = match self {
-            Self::Read { len, .. } | Self::SparseRead { len, .. } => return Some(*len),
-            Self::Watch { .. } | Self::Notify { .. } | Self::NotifyAck { .. } => return None,
-            Self::Write { data, .. } | Self::WriteFull { data } | Self::CompareExtent { data, .. } => {
-                data.len()
-            }
-            Self::Call { input, .. } => input.len(),
-            Self::SetXattr { name, value } => name.len() + value.len(),
-            // Requests and answers of some hundred bytes.
-            _ => 0,
-        };
-        Some(len as u64)
-    }
-}
-
-/// One op of an [`Operation`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Op {
-    /// What it does.
-    pub kind: OpKind,
-    pub(crate) flags: u32,
-}
-
-impl Op {
-    /// Whether it may fail without failing the operation.
-    #[must_use]
-    pub fn may_fail(&self) -> bool {
-        self.flags & OP_FLAG_FAILOK != 0
-    }
-}
-
-const OP_FLAG_EXCLUSIVE: u32 = 0x1;
-const OP_FLAG_FAILOK: u32 = 0x2;
+use kind::{OP_FLAG_EXCLUSIVE, OP_FLAG_FAILOK};
 
 /// Ops for one object, applied atomically and in order. Built by chaining:
 ///
 /// ```
 /// # use rados::Operation;
-/// let op = Operation::new().create(true).write(0, "hello");
+/// let op = Operation::new().create(true).write(0, "hello").set_xattr("language", "en");
 /// # assert!(op.is_write());
 /// ```
+///
+/// The first op that fails ends the operation: nothing is written, and
+/// [`OpError::Op`](crate::OpError::Op) says which one it was. An op marked with [`fail_ok`](Self::fail_ok)
+/// leaves its errno in its [`OpOutcome`] instead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Operation {
     pub(crate) ops: Vec<Op>,
     pub(crate) full_try: bool,
+}
+
+/// Why an operation cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InvalidOperation {
+    /// A message counts ops with 16 bits.
+    #[error("an operation of {0} ops is too long")]
+    TooManyOps(usize),
+    /// A message counts bytes with 32 bits; OSDs accept far less (`osd_max_write_size`).
+    #[error("an operation with {0} bytes of data is too large")]
+    TooLarge(u64),
+    /// A message counts their bytes with 8 bits.
+    #[error("the name of class or method {0:?} is too long")]
+    LongName(&'static str),
+    /// Snapshots must descend, and none be above `seq`.
+    #[error("the snapshot context {0:?} is not valid")]
+    SnapContext(SnapContext),
 }
 
 impl Operation {
@@ -175,7 +72,8 @@ impl Operation {
         self
     }
 
-    /// Reads up to `len` bytes; fewer where the object ends, and `ENOENT` where there is no object.
+    /// Reads up to `len` bytes, up to the end if `len` is 0; fewer where the object ends, and `ENOENT` where
+    /// there is no object.
     #[must_use]
     pub fn read(self, offset: u64, len: u64) -> Self {
         self.push(OpKind::Read { offset, len })
@@ -193,10 +91,26 @@ impl Operation {
         self.push(OpKind::Stat)
     }
 
-    /// Fails the operation with `ERANGE` or `EOVERFLOW` unless the object's version is `version`.
+    /// Fails the operation with `ENOENT` unless the object exists.
+    #[must_use]
+    pub fn assert_exists(self) -> Self {
+        // As librados does.
+        self.stat()
+    }
+
+    /// Fails the operation unless the object's version is `version`: with `ERANGE` if it is newer, with
+    /// `EOVERFLOW` if it is older. See [`OpReply::version`].
     #[must_use]
     pub fn assert_version(self, version: u64) -> Self {
         self.push(OpKind::AssertVersion { version })
+    }
+
+    /// Fails the operation unless the bytes at `offset` equal `data`;
+    /// [`OpError::mismatch`](crate::OpError::mismatch) then tells where they begin to differ. Beyond the end
+    /// of the object there are zeros.
+    #[must_use]
+    pub fn compare_extent(self, offset: u64, data: impl Into<Bytes>) -> Self {
+        self.push(OpKind::CompareExtent { offset, data: data.into() })
     }
 
     /// Who watches the object; decode the outcome with [`OpOutcome::watchers`].
@@ -205,13 +119,22 @@ impl Operation {
         self.push(OpKind::ListWatchers)
     }
 
+    /// What the object keeps for snapshots; decode the outcome with [`OpOutcome::snap_set`]. To be read from
+    /// [`SnapId::DIR`], `EINVAL` otherwise on some releases.
+    #[must_use]
+    pub fn list_snaps(self) -> Self {
+        self.push(OpKind::ListSnaps)
+    }
+
     /// Creates the object; if `exclusive`, fails with `EEXIST` where it exists.
     #[must_use]
     pub fn create(self, exclusive: bool) -> Self {
         self.push(OpKind::Create { exclusive })
     }
 
-    /// Writes `data` at `offset`, growing the object as needed.
+    /// Writes `data` at `offset`, growing the object as needed. Erasure-coded pools without overwrites take
+    /// only appends in multiples of [`IoCtx::required_alignment`](crate::IoCtx::required_alignment), and
+    /// `EOPNOTSUPP` is the answer to others.
     #[must_use]
     pub fn write(self, offset: u64, data: impl Into<Bytes>) -> Self {
         self.push(OpKind::Write { offset, data: data.into() })
@@ -221,6 +144,19 @@ impl Operation {
     #[must_use]
     pub fn write_full(self, data: impl Into<Bytes>) -> Self {
         self.push(OpKind::WriteFull { data: data.into() })
+    }
+
+    /// Writes `pattern` at `offset`, again and again, until `len` bytes are written: `EINVAL` unless that is a
+    /// multiple of the pattern's length.
+    #[must_use]
+    pub fn write_same(self, offset: u64, len: u64, pattern: impl Into<Bytes>) -> Self {
+        self.push(OpKind::WriteSame { offset, len, pattern: pattern.into() })
+    }
+
+    /// Writes `data` at the end of the object.
+    #[must_use]
+    pub fn append(self, data: impl Into<Bytes>) -> Self {
+        self.push(OpKind::Append { data: data.into() })
     }
 
     /// Zeroes a range; never creates or grows the object.
@@ -239,6 +175,12 @@ impl Operation {
     #[must_use]
     pub fn delete(self) -> Self {
         self.push(OpKind::Delete)
+    }
+
+    /// Gives the object the contents that it had at `snap`; removes it if it did not exist then.
+    #[must_use]
+    pub fn rollback(self, snap: SnapId) -> Self {
+        self.push(OpKind::Rollback { snap })
     }
 
     /// Tells the store how large the object and its writes will be, in bytes. `flags`:
@@ -261,42 +203,21 @@ impl Operation {
         self.push(OpKind::Call { class, method, input: input.into(), mutates: true })
     }
 
-    /// Up to `max` omap pairs with keys after `after` that start with `prefix`; decode with
-    /// [`OpOutcome::omap_page`].
+    /// Lets the last op fail without failing the operation; its outcome then holds the errno.
     #[must_use]
-    pub fn omap_get_vals(self, after: impl Into<String>, prefix: impl Into<String>, max: u64) -> Self {
-        self.push(OpKind::OmapGetVals { after: after.into(), prefix: prefix.into(), max })
+    pub fn fail_ok(self) -> Self {
+        self.flag_last(OP_FLAG_FAILOK)
     }
 
-    /// The omap pairs of those of `keys` that exist; decode with [`OpOutcome::omap`].
+    /// Tells the store how the data of the last op will be used. More than one advice adds up.
     #[must_use]
-    pub fn omap_get_vals_by_keys(self, keys: Vec<String>) -> Self {
-        self.push(OpKind::OmapGetValsByKeys { keys })
+    pub fn advise(self, advice: Advice) -> Self {
+        self.flag_last(advice.flag())
     }
 
-    /// The value of an extended attribute.
-    #[must_use]
-    pub fn get_xattr(self, name: impl Into<String>) -> Self {
-        self.push(OpKind::GetXattr { name: name.into() })
-    }
-
-    /// Sets an extended attribute.
-    #[must_use]
-    pub fn set_xattr(self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        self.push(OpKind::SetXattr { name: name.into(), value: value.into() })
-    }
-
-    /// Fails the operation unless the bytes at `offset` equal `data`.
-    #[must_use]
-    pub fn compare_extent(self, offset: u64, data: impl Into<Bytes>) -> Self {
-        self.push(OpKind::CompareExtent { offset, data: data.into() })
-    }
-
-    /// Lets the last op fail without failing the operation.
-    #[must_use]
-    pub fn fail_ok(mut self) -> Self {
+    fn flag_last(mut self, flag: u32) -> Self {
         if let Some(op) = self.ops.last_mut() {
-            op.flags |= OP_FLAG_FAILOK;
+            op.flags |= flag;
         }
         self
     }
@@ -341,5 +262,47 @@ impl Operation {
     #[must_use]
     pub fn is_write(&self) -> bool {
         self.ops.iter().any(|op| op.kind.writes())
+    }
+
+    /// Whether it is about a placement group instead of an object.
+    pub(crate) fn is_pg_op(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op.kind, OpKind::ListObjects { .. }))
+    }
+
+    /// Whether it fits a message.
+    pub(crate) fn check(&self) -> Result<(), InvalidOperation> {
+        if u16::try_from(self.ops.len()).is_err() {
+            return Err(InvalidOperation::TooManyOps(self.ops.len()));
+        }
+        for op in &self.ops {
+            if let OpKind::Call { class, method, .. } = op.kind
+                && let Some(long) = [class, method].into_iter().find(|name| name.len() > u8::MAX.into())
+            {
+                return Err(InvalidOperation::LongName(long));
+            }
+        }
+        let bytes = self.ops.iter().map(|op| op.kind.payload_bound()).fold(0, u64::saturating_add);
+        if bytes > MAX_PAYLOAD { Err(InvalidOperation::TooLarge(bytes)) } else { Ok(()) }
+    }
+}
+
+/// Far more than any OSD accepts, and below what the messenger's 32 bits count.
+const MAX_PAYLOAD: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_does_not_fit_a_message_is_refused() {
+        let many = |count| (0..count).fold(Operation::new(), |op, _| op.stat());
+        assert_eq!(many(0xffff).check(), Ok(()));
+        assert_eq!(many(0x1_0000).check(), Err(InvalidOperation::TooManyOps(0x1_0000)));
+        let long: &'static str = String::leak("c".repeat(256));
+        assert_eq!(Operation::new().call(long, "m", "").check(), Err(InvalidOperation::LongName(long)));
+        let half = Bytes::from(vec![0; 1 << 29]);
+        let twice = Operation::new().write(0, half.clone()).append(half);
+        assert_eq!(twice.check(), Ok(()));
+        assert_eq!(twice.append("x").check(), Err(InvalidOperation::TooLarge((1 << 30) + 1)));
     }
 }

@@ -1,82 +1,11 @@
 //! What an OSD answers, and decoders for the shapes that ops return.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, EntityAddr, EntityName, Reader, Utime};
 
-/// An error number of Linux, positive. Ceph's wire uses Linux's numbers on every platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Errno(pub i32);
-
-macro_rules! errnos {
-    ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)*) => {
-        impl Errno {
-            $($(#[$doc])* pub const $name: Self = Self($value);)*
-
-            fn text(self) -> Option<&'static str> {
-                Some(match self {
-                    $(Self::$name => $text,)*
-                    _ => return None,
-                })
-            }
-        }
-    };
-}
-errnos! {
-    /// Operation not permitted: the user's caps do not allow it.
-    EPERM = 1, "operation not permitted";
-    /// No such object, image, pool, snapshot.
-    ENOENT = 2, "no such object";
-    /// Input/output error.
-    EIO = 5, "input/output error";
-    /// Try again.
-    EAGAIN = 11, "try again";
-    /// Permission denied.
-    EACCES = 13, "permission denied";
-    /// Resource busy.
-    EBUSY = 16, "resource busy";
-    /// Already exists.
-    EEXIST = 17, "already exists";
-    /// Invalid argument.
-    EINVAL = 22, "invalid argument";
-    /// No space left.
-    ENOSPC = 28, "no space left";
-    /// Read-only.
-    EROFS = 30, "read-only";
-    /// Result out of range.
-    ERANGE = 34, "out of range";
-    /// Exec format error: the answer could not be understood.
-    ENOEXEC = 8, "malformed answer";
-    /// No data.
-    ENODATA = 61, "no data";
-    /// The write's snapshot context is older than the object's.
-    EOLDSNAPC = 85, "old snapshot context";
-    /// Message too long.
-    EMSGSIZE = 90, "too large";
-    /// Not supported.
-    EOPNOTSUPP = 95, "not supported";
-    /// This client is blocklisted. Ceph: `EBLOCKLISTED`.
-    EBLOCKLISTED = 108, "this client is blocklisted";
-    /// Timed out.
-    ETIMEDOUT = 110, "timed out";
-    /// The watch is not registered any more.
-    ENOTCONN = 107, "not connected";
-    /// Canceled.
-    ECANCELED = 125, "canceled";
-    /// Quota exceeded.
-    EDQUOT = 122, "quota exceeded";
-}
-
-impl fmt::Display for Errno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.text() {
-            Some(text) => write!(f, "{text} (errno {})", self.0),
-            None => write!(f, "errno {}", self.0),
-        }
-    }
-}
+use super::{Errno, SnapSet};
 
 /// What one op of an operation returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +76,22 @@ pub struct SparseExtents {
     pub data: Bytes,
 }
 
+/// Some pairs of an omap.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OmapPage {
+    /// Ascending.
+    pub pairs: BTreeMap<String, Bytes>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
 impl OpOutcome {
+    /// Its errno, if it is one that was allowed to fail and did.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        (self.rval < 0).then(|| Errno(self.rval.saturating_neg()))
+    }
+
     /// Decodes the outcome of [`stat`](crate::Operation::stat).
     ///
     /// # Errors
@@ -187,22 +131,52 @@ impl OpOutcome {
         Ok(SparseExtents { extents, data: self.data.slice_ref(data) })
     }
 
-    /// Decodes the outcome of [`omap_get_vals`](crate::Operation::omap_get_vals): the pairs, and whether
-    /// there are more after the last.
+    /// Decodes the outcome of [`omap_get_keys`](crate::Operation::omap_get_keys): the keys, ascending, and
+    /// whether there are more after the last.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is none.
-    pub fn omap_page(&self) -> Result<(BTreeMap<String, Vec<u8>>, bool), DecodeError> {
+    /// [`DecodeError`] if it is none, or if a key is not UTF-8.
+    pub fn omap_keys(&self) -> Result<(Vec<String>, bool), DecodeError> {
         let r = &mut Reader::new(&self.data);
-        Ok((BTreeMap::decode(r)?, bool::decode(r)?))
+        Ok((r.seq("omap keys", String::decode)?, bool::decode(r)?))
+    }
+
+    /// Decodes the outcome of [`omap_get_vals`](crate::Operation::omap_get_vals).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none, or if a key is not UTF-8.
+    pub fn omap_page(&self) -> Result<OmapPage, DecodeError> {
+        let r = &mut Reader::new(&self.data);
+        Ok(OmapPage { pairs: self.pairs(r)?, more: bool::decode(r)? })
     }
 
     /// Decodes the outcome of [`omap_get_vals_by_keys`](crate::Operation::omap_get_vals_by_keys).
     ///
     /// # Errors
+    /// [`DecodeError`] if it is none, or if a key is not UTF-8.
+    pub fn omap(&self) -> Result<BTreeMap<String, Bytes>, DecodeError> {
+        self.pairs(&mut Reader::new(&self.data))
+    }
+
+    /// Decodes the outcome of [`get_xattrs`](crate::Operation::get_xattrs).
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is none, or if a name is not UTF-8.
+    pub fn xattrs(&self) -> Result<BTreeMap<String, Bytes>, DecodeError> {
+        self.pairs(&mut Reader::new(&self.data))
+    }
+
+    /// Reads a map whose values stay slices of the outcome.
+    fn pairs(&self, r: &mut Reader<'_>) -> Result<BTreeMap<String, Bytes>, DecodeError> {
+        r.map("pairs", |r| Ok(self.data.slice_ref(r.bytes("value")?)))
+    }
+
+    /// Decodes the outcome of [`list_snaps`](crate::Operation::list_snaps).
+    ///
+    /// # Errors
     /// [`DecodeError`] if it is none.
-    pub fn omap(&self) -> Result<BTreeMap<String, Vec<u8>>, DecodeError> {
-        BTreeMap::decode_from(&self.data)
+    pub fn snap_set(&self) -> Result<SnapSet, DecodeError> {
+        SnapSet::decode_from(&self.data)
     }
 
     /// Decodes the outcome of [`list_watchers`](crate::Operation::list_watchers).

@@ -61,7 +61,7 @@ impl<S: ObjectStore> Core<S> {
             .and_then(|reply| contents(&reply, extent, sparse))
         {
             Ok(data) => Ok(data),
-            Err(OpError::Errno(Errno::ENOENT)) => Ok(ReadData::hole(extent.len)),
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(ReadData::hole(extent.len)),
             Err(error) => Err(self.failed(name, error)),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ceph_codec::SnapId;
 use futures::StreamExt;
-use rados::{Errno, OpError, Operation};
+use rados::{Errno, Operation};
 
 use super::core::Core;
 use super::open::load_map;
@@ -87,7 +87,7 @@ impl<S: ObjectStore> Core<S> {
         let reply = self.data.read(&name, Operation::new().stat(), self.snap).await;
         match reply.and_then(|reply| Ok(reply.outcome(0)?.stat()?.size)) {
             Ok(size) => Ok((object, size)),
-            Err(OpError::Errno(Errno::ENOENT)) => Ok((object, 0)),
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok((object, 0)),
             Err(error) => Err(self.failed(name, error)),
         }
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use rados::{Errno, OpError, Operation};
+use rados::{Errno, Operation};
 
 use super::core::Core;
 use crate::layout::Extent;
@@ -200,7 +200,7 @@ impl<S: ObjectStore> Core<S> {
             let submitted = self.data.write(&name, operation(may_exist), &self.header().snapc);
             match submitted.await {
                 Ok(_) => return Ok(()),
-                Err(OpError::Errno(Errno::EOLDSNAPC)) if retries < SNAPC_RETRIES => {
+                Err(error) if error.is(Errno::EOLDSNAPC) && retries < SNAPC_RETRIES => {
                     retries += 1;
                     self.outdate();
                     self.ensure_fresh().await?;
@@ -255,7 +255,7 @@ async fn mark_in<S: ObjectStore>(
 /// An object that is not there needs no clearing. (A pool that is gone is something else, of the same errno.)
 fn unless_missing(cleared: Result<(), ImageError>) -> Result<(), ImageError> {
     match cleared {
-        Err(ImageError::Op { source: OpError::Errno(Errno::ENOENT), .. }) => Ok(()),
+        Err(ImageError::Op { source, .. }) if source.refusal() == Some(Errno::ENOENT) => Ok(()),
         cleared => cleared,
     }
 }

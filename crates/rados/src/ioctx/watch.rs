@@ -1,114 +1,21 @@
-//! Operations on the objects of one pool and namespace.
+//! Watch and notify.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{ObjectLocator, PoolId, SnapId};
+use ceph_codec::SnapId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::{Client, Watcher};
+use super::{IoCtx, answer};
+use crate::client::Watcher;
 use crate::error::OpError;
 use crate::objecter::{Objecter, Request};
-use crate::op::{OpKind, OpReply, Operation, SnapContext};
+use crate::op::{Errno, OpKind, OpReply, Operation, SnapContext};
 use crate::watch::{NotifyReply, Watch};
 
-/// One pool and namespace of a cluster. Cheap to clone.
-///
-/// Operations are submitted when a method is called, in the order of the calls, and are not withdrawn when
-/// the future is dropped. They wait for the cluster as long as it takes, unless
-/// [`Options::op_timeout`](crate::Options::op_timeout) says otherwise.
-#[derive(Debug, Clone)]
-pub struct IoCtx {
-    client: Client,
-    locator: Arc<ObjectLocator>,
-}
-
 impl IoCtx {
-    pub(crate) fn new(client: Client, pool: PoolId, namespace: &str) -> Self {
-        Self { client, locator: Arc::new(ObjectLocator::new(pool, namespace)) }
-    }
-
-    /// The same pool, another namespace; empty for the default one.
-    #[must_use]
-    pub fn with_namespace(&self, namespace: &str) -> Self {
-        Self::new(self.client.clone(), self.locator.pool, namespace)
-    }
-
-    /// The same pool and namespace; objects are placed by `key` instead of by their names.
-    #[must_use]
-    pub fn with_key(&self, key: &str) -> Self {
-        let locator = ObjectLocator { key: key.to_owned(), ..(*self.locator).clone() };
-        Self { client: self.client.clone(), locator: Arc::new(locator) }
-    }
-
-    /// The client instance.
-    #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Number of the pool.
-    #[must_use]
-    pub fn pool(&self) -> PoolId {
-        self.locator.pool
-    }
-
-    /// Namespace in the pool; empty for the default one.
-    #[must_use]
-    pub fn namespace(&self) -> &str {
-        &self.locator.namespace
-    }
-
-    /// Applies an operation that reads, to the live object or to a snapshot of it.
-    ///
-    /// # Errors
-    /// The future resolves to [`OpError`].
-    pub fn read(
-        &self,
-        object: &str,
-        operation: Operation,
-        snap: SnapId,
-    ) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
-        self.submit(self.request(object, operation, snap, SnapContext::default()))
-    }
-
-    /// Applies an operation that writes, under a snapshot context.
-    ///
-    /// # Errors
-    /// The future resolves to [`OpError`].
-    pub fn write(
-        &self,
-        object: &str,
-        operation: Operation,
-        snapc: &SnapContext,
-    ) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
-        self.submit(self.request(object, operation, SnapId::HEAD, snapc.clone()))
-    }
-
-    fn request(&self, object: &str, operation: Operation, snap: SnapId, snapc: SnapContext) -> Request {
-        Request { object: object.into(), locator: Arc::clone(&self.locator), operation, snap, snapc }
-    }
-
-    fn submit(&self, request: Request) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
-        let (sender, receiver) = oneshot::channel();
-        let core = Arc::clone(&self.client.core);
-        let now = core.now();
-        let tid = core.with_objecter(|objecter| objecter.submit(request, now, sender));
-        let limit = core.settings.borrow().op_timeout;
-        async move {
-            let Some(limit) = limit else { return answer(receiver.await) };
-            match tokio::time::timeout(limit, receiver).await {
-                Ok(result) => answer(result),
-                Err(_) => {
-                    core.with_objecter(|objecter| tid.and_then(|tid| objecter.cancel(tid)));
-                    Err(OpError::TimedOut)
-                }
-            }
-        }
-    }
-
     /// Starts to watch an object. The watch ends with [`unwatch`](Self::unwatch), not when it is dropped. If
     /// the future is dropped there is no watch.
     ///
@@ -147,7 +54,23 @@ impl IoCtx {
     pub async fn unwatch(&self, cookie: u64) -> Result<(), OpError> {
         match self.submit_unwatch(cookie) {
             Some(unwatched) => unwatched.await.map(drop),
-            None => Err(OpError::Errno(crate::Errno::ENOTCONN)),
+            None => Err(OpError::Errno(Errno::ENOTCONN)),
+        }
+    }
+
+    /// How long ago the OSD last confirmed the watch: no notify from before is missing.
+    ///
+    /// Ceph: `Objecter::linger_check`.
+    ///
+    /// # Errors
+    /// `ENOTCONN` if there is no such watch, or it is lost.
+    pub fn watch_check(&self, cookie: u64) -> Result<Duration, OpError> {
+        let core = &self.client.core;
+        let now = core.now();
+        let confirmed = core.with_objecter(|objecter| objecter.watch_confirmed(cookie)).flatten();
+        match confirmed {
+            Some(confirmed) => Ok(now.monotonic.saturating_sub(confirmed)),
+            None => Err(OpError::Errno(Errno::ENOTCONN)),
         }
     }
 
@@ -214,8 +137,4 @@ impl Drop for Unfinished<'_> {
         // The registration may be under way, and is followed by its end.
         drop(self.cookie.and_then(|cookie| self.ioctx.submit_unwatch(cookie)));
     }
-}
-
-fn answer(result: Result<Result<OpReply, OpError>, oneshot::error::RecvError>) -> Result<OpReply, OpError> {
-    result.unwrap_or(Err(OpError::Shutdown))
 }
