@@ -122,6 +122,31 @@ fn nothing_but_the_place_to_connect_is_printed_by_default() {
 }
 
 #[test]
+fn it_says_on_demand_what_each_request_waits_for() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 16M");
+    let server = Server::serve(cluster, &[&image.spec]);
+    server.qemu_io(&image.spec, &["write -P 1 0 4k"]);
+    cluster.signal("osd.0", "STOP");
+    let write = start(&format!("qemu-io -f raw -c 'write -P 2 4096 8k' '{}'", server.uri(&image.spec)));
+    std::thread::sleep(Duration::from_secs(1));
+    run(&format!("kill -USR1 {}", server.pid()));
+    std::thread::sleep(Duration::from_secs(1));
+    let printed = server.printed();
+    cluster.signal("osd.0", "CONT");
+    write.finish().success();
+    let of_the_write = printed.lines().find(|line| line.contains("write 4096~8192"));
+    let line = of_the_write.unwrap_or_else(|| panic!("not a word of the write: {printed}"));
+    for part in ["rbd_data.", "(pg ", "osd.0", "sent 1 times", "for the OSD's answer"] {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+    run(&format!("kill -USR1 {}", server.pid()));
+    wait_until("a word of nothing", Duration::from_secs(5), || {
+        server.printed().contains(" 0 requests").then_some(())
+    });
+}
+
+#[test]
 fn a_second_sigterm_ends_it_at_once() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 16M");

@@ -52,6 +52,10 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn user(&self) -> &str {
         &self.user
     }

@@ -1,12 +1,15 @@
 //! The exports, by name.
 
+use std::collections::HashSet;
 use std::future::{self, Future};
 use std::sync::Arc;
 
 use futures::future::join_all;
 use nbd_server::{BlockDevice, ExportError, ExportInfo, Exports, Opened};
+use tracing::info;
 
 use super::shard::Shard;
+use crate::cluster::Cluster;
 use crate::device::Device;
 
 /// An open image with the name by which clients know it.
@@ -14,6 +17,8 @@ use crate::device::Device;
 pub(super) struct Export {
     pub(super) name: String,
     pub(super) device: Arc<Device>,
+    /// Where the image is; exports of one shard may share it.
+    pub(super) cluster: Cluster,
     /// Where it is served.
     pub(super) shard: Shard,
 }
@@ -38,6 +43,22 @@ impl Registry {
     /// Each export's name, and whether it is read-only.
     pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
         self.0.iter().map(|export| (export.name.as_str(), export.device.info().read_only))
+    }
+
+    /// Writes to the log what requests have not ended, and what each waits for.
+    pub(super) fn tell_requests(&self) {
+        let mut told = HashSet::new();
+        for export in &self.0 {
+            let client = export.cluster.client();
+            if !told.insert(client.global_id()) {
+                continue;
+            }
+            let requests = client.requests();
+            info!(client = client.global_id().0, epoch = client.epoch().0, "{} requests", requests.len());
+            for request in requests {
+                info!("{request}");
+            }
+        }
     }
 
     /// Closes all images: gives exclusive locks back and stops watching.

@@ -71,6 +71,7 @@ async fn serve(args: &ServeArgs, targets: Vec<Target>, place: Place) -> Result<(
         () = signals.next() => return Ok(()),
     };
     let registry = Arc::new(Registry::new(exports));
+    signals::tell_requests_on_usr1(Arc::clone(&registry))?;
     announce::ready(&listener, &registry);
 
     let shutdown = Shutdown::new();

@@ -80,8 +80,8 @@ impl Shards {
         let opening = self.shards.iter().zip(by_shard).map(|(shard, targets)| async move {
             let opened = shard.run(open_all(targets, read_only)).await;
             opened.into_iter().map(|result| {
-                let (number, name, device) = result?;
-                Ok((number, Export { name, device: Arc::new(device), shard: shard.clone() }))
+                let (number, name, device, cluster) = result?;
+                Ok((number, Export { name, device: Arc::new(device), cluster, shard: shard.clone() }))
             })
         });
         let (mut opened, mut failed) = (Vec::new(), None);
@@ -125,7 +125,7 @@ fn start_thread(number: usize) -> Result<(Handle, Thread), Error> {
 async fn open_all(
     targets: Vec<(usize, Target)>,
     read_only: bool,
-) -> Vec<Result<(usize, String, Device), Error>> {
+) -> Vec<Result<(usize, String, Device, Cluster), Error>> {
     let mut clusters: Vec<(Overrides, Cluster)> = Vec::new();
     let mut opening = Vec::new();
     for (number, target) in targets {
@@ -142,7 +142,7 @@ async fn open_all(
         opening.push(async move {
             let image = cluster.open(&target, read_only).await?;
             let device = Device::new(image, target.spec.to_string());
-            Ok((number, target.name, device))
+            Ok((number, target.name, device, cluster))
         });
     }
     stream::iter(opening).buffered(AT_ONCE).collect().await

@@ -1,7 +1,10 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM and SIGINT, which end the program, and SIGUSR1, which makes it say what it waits for.
+
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::exports::Registry;
 use crate::report::Error;
 
 /// The signals that ask the program to end.
@@ -26,4 +29,15 @@ impl Signals {
             _ = self.int.recv() => {}
         }
     }
+}
+
+/// Writes all requests that have not ended to the log whenever SIGUSR1 comes.
+pub(super) fn tell_requests_on_usr1(registry: Arc<Registry>) -> Result<(), Error> {
+    let mut usr1 = signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
+    tokio::spawn(async move {
+        while usr1.recv().await.is_some() {
+            registry.tell_requests();
+        }
+    });
+    Ok(())
 }

@@ -45,17 +45,7 @@ impl StallLog {
         let mut oldest: Vec<_> = old.iter().collect();
         oldest.sort_by_key(|request| std::cmp::Reverse(request.age));
         for request in oldest.into_iter().take(DESCRIBED) {
-            tracing::warn!(
-                tid = request.tid,
-                object = request.object,
-                pg = request.pg.map(tracing::field::display),
-                osd = request.osd.map(tracing::field::display),
-                attempts = request.attempts,
-                seconds = request.age.as_secs(),
-                "{} waits {}",
-                request.what,
-                request.waits_for,
-            );
+            tracing::warn!("{request}");
         }
     }
 }

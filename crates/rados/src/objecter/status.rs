@@ -35,6 +35,24 @@ pub struct RequestStatus {
     pub waits_for: WaitsFor,
 }
 
+impl fmt::Display for RequestStatus {
+    /// `tid 7: write 0~4096 on rbd_data.1 (pg 2.5, osd.1, sent 1 times) waits 12 s for the OSD's answer`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tid {}: {}", self.tid, self.what)?;
+        if let Some(object) = &self.object {
+            write!(f, " on {object}")?;
+        }
+        f.write_str(" (")?;
+        if let Some(pg) = self.pg {
+            write!(f, "pg {pg}, ")?;
+        }
+        if let Some(osd) = self.osd {
+            write!(f, "osd.{osd}, ")?;
+        }
+        write!(f, "sent {} times) waits {} s {}", self.attempts, self.age.as_secs(), self.waits_for)
+    }
+}
+
 /// What has to happen before a request goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -112,6 +112,15 @@ fn a_request_tells_what_it_waits_for() {
         ]
     );
     assert_eq!(told(&objecter, 10), [write(WaitsFor::Answer)], "those old enough");
+    let oldest = &objecter.requests(Duration::from_secs(13), Duration::ZERO)[0];
+    let sent = &world.sent[0];
+    assert_eq!(
+        oldest.to_string(),
+        format!(
+            "tid 2: write 4096~5 on object (pg {}, osd.{}, sent 1 times) waits 12 s for the OSD's answer",
+            sent.spg, session.osd
+        )
+    );
 
     let registered = OpOutcome { rval: 0, data: Bytes::copy_from_slice(&7u64.to_le_bytes()) };
     objecter.handle_op_reply(session, Tid(5), OsdOpReply { outcomes: vec![registered], ..ok(0) });
