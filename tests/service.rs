@@ -142,7 +142,7 @@ fn it_says_on_demand_what_each_request_waits_for() {
     }
     run(&format!("kill -USR1 {}", server.pid()));
     wait_until("a word of nothing", Duration::from_secs(5), || {
-        server.printed().contains(" 0 requests").then_some(())
+        server.printed().contains("0 requests are under way").then_some(())
     });
 }
 

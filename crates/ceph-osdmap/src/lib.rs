@@ -32,5 +32,5 @@ pub use hash::ObjectHash;
 pub use incremental::{ApplyError, Incremental};
 pub use map::{ErasureCodeProfile, FullRatios, OsdMap};
 pub use placement::{OSD_NONE, Placement};
-pub use pool::{Pool, PoolKind, PoolSnap, ShardSet, pg_was_split_or_merged};
+pub use pool::{PeeringCrush, Pool, PoolKind, PoolSnap, ShardSet, pg_was_split_or_merged};
 pub use snaps::SnapIntervals;

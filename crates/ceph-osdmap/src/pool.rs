@@ -73,6 +73,8 @@ pub struct Pool {
     pub last_force_op_resend: Epoch,
     /// Applications by name (`rbd`, ...) and their metadata.
     pub applications: BTreeMap<String, BTreeMap<String, String>>,
+    /// What a stretched pool asks of its acting sets.
+    pub peering_crush: Option<PeeringCrush>,
     /// Shards that cannot be primary (Ceph 20, [`PoolFlags::EC_OPTIMIZATIONS`]).
     pub nonprimary_shards: ShardSet,
 }
@@ -86,6 +88,32 @@ pub struct PoolSnap {
     pub stamp: Utime,
     /// Its name.
     pub name: String,
+}
+
+/// What the members of an acting set have to be spread over (stretch mode). A change begins new intervals.
+///
+/// Ceph: `pg_pool_t::peering_crush_data_t` in `src/osd/osd_types.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeeringCrush {
+    /// Buckets that have to have a member.
+    pub bucket_count: u32,
+    /// Buckets among which members are spread evenly.
+    pub bucket_target: u32,
+    /// Type of the buckets.
+    pub bucket_barrier: u32,
+    /// A bucket that has to be among them, or `CRUSH_ITEM_NONE`.
+    pub mandatory_member: i32,
+}
+
+impl Decode for PeeringCrush {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            bucket_count: u32::decode(r)?,
+            bucket_target: u32::decode(r)?,
+            bucket_barrier: u32::decode(r)?,
+            mandatory_member: i32::decode(r)?,
+        })
+    }
 }
 
 /// A set of shards below 128. Ceph: `shard_id_set` in `src/osd/osd_types.h`.
@@ -256,9 +284,8 @@ impl Pool {
         if version >= 29 {
             r.versioned("pg_merge_meta_t", 1, |_, _| Ok(()))?;
         }
-        if version == 30 || version >= 31 && bool::decode(r)? {
-            r.array::<16>("peering_crush_data")?;
-        }
+        let spread = version == 30 || version >= 31 && bool::decode(r)?;
+        let peering_crush = if spread { Some(PeeringCrush::decode(r)?) } else { None };
         let nonprimary_shards = if version >= 32 { ShardSet::decode(r)? } else { ShardSet::default() };
         Ok(Self {
             id: PoolId(-1),
@@ -286,6 +313,7 @@ impl Pool {
             erasure_code_profile,
             last_force_op_resend,
             applications,
+            peering_crush,
             nonprimary_shards,
         })
     }

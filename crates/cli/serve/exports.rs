@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use nbd_server::{BlockDevice, ExportError, ExportInfo, Exports, Opened};
-use tracing::info;
+use tracing::warn;
 
 use super::shard::Shard;
 use crate::cluster::Cluster;
@@ -54,9 +54,14 @@ impl Registry {
                 continue;
             }
             let requests = client.requests();
-            info!(client = client.global_id().0, epoch = client.epoch().0, "{} requests", requests.len());
+            warn!(
+                client = client.global_id().0,
+                epoch = client.epoch().0,
+                "{} requests are under way",
+                requests.len()
+            );
             for request in requests {
-                info!("{request}");
+                warn!("{request}");
             }
         }
     }

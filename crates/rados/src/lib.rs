@@ -40,6 +40,7 @@ mod net;
 mod object;
 mod objecter;
 mod op;
+mod requests;
 mod watch;
 
 pub use ceph_codec::{EntityAddr, Epoch, GlobalId, OsdId, PgId, PoolId, SnapId, SpgId};
@@ -49,14 +50,14 @@ pub use client::{
 };
 pub use error::OpError;
 pub use ioctx::{ALL_NAMESPACES, IoCtx, ListedObject, ObjectCursor, ObjectLocation, ObjectPage};
-pub use monc::{MonRequest, MonRequestKind};
 pub use net::{Connecting, HostSystem, Stream, System};
 pub use object::Object;
-pub use objecter::{Limits, RequestStatus, WaitsFor};
+pub use objecter::{Limits, MapError};
 pub use op::{
     Advice, CloneInfo, Comparison, Errno, InvalidOperation, ObjectStat, ObjectWatcher, OmapPage, Op, OpKind,
     OpOutcome, OpReply, Operation, SnapContext, SnapSet, SparseExtents, WatchAction, XattrValue,
 };
+pub use requests::{RequestStatus, WaitsFor};
 pub use watch::{NotifyReply, Watch, WatchEvent};
 
 /// Decodes a recorded message (`u16` type, `u16` version, `u32` length of the front, front, data) as one of a

@@ -7,6 +7,7 @@
 //! Ceph: `src/mon/MonClient.cc`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use crate::messages::pool_op::{PoolOpReply, SnapOp};
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a monitor may take to answer a request for tickets.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
+use crate::requests::{RequestStatus, WaitsFor};
 
 /// What a monitor said that concerns others.
 #[derive(Debug)]
@@ -59,38 +61,6 @@ pub(crate) enum MonSessionError {
     Mute,
     #[error("the monitor did not answer a request for tickets within {} seconds", .0.as_secs())]
     NoTickets(Duration),
-}
-
-/// What kind of thing the monitors are asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MonRequestKind {
-    /// A command; its name only, for its arguments may be secret.
-    Command {
-        /// `prefix` of its JSON.
-        prefix: String,
-    },
-    /// A change of the snapshots of a pool.
-    PoolOp {
-        /// The pool.
-        pool: PoolId,
-    },
-    /// The newest epoch of the OSDMap.
-    NewestEpoch,
-    /// New tickets.
-    Tickets,
-}
-
-/// Something that the monitors have been asked and have not answered. Ceph: `objecter_requests` of the admin
-/// socket shows the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MonRequest {
-    /// What.
-    pub kind: MonRequestKind,
-    /// How long ago it was asked for.
-    pub age: Duration,
-    /// To how many sessions it was sent, one after the other.
-    pub attempts: u32,
 }
 
 /// A question that waits for its answer.
@@ -177,16 +147,25 @@ impl<C, P> MonClient<C, P> {
         &self.monmap.mons
     }
 
-    /// Everything that is asked and not answered, the oldest first.
-    pub(crate) fn pending(&self, now: Duration) -> Vec<MonRequest> {
-        let tickets = self.session.as_ref().and_then(|session| session.asked_tickets).map(|since| {
-            let age = now.saturating_sub(since);
-            MonRequest { kind: MonRequestKind::Tickets, age, attempts: 1 }
-        });
-        let mut pending: Vec<_> =
-            self.asked.values().map(|asked| asked.describe(now)).chain(tickets).collect();
-        pending.sort_by_key(|request| std::cmp::Reverse(request.age));
-        pending
+    /// Everything that is asked and not answered.
+    pub(crate) fn requests(&self, now: Duration) -> Vec<RequestStatus> {
+        let waits_for = if self.session.is_some() { WaitsFor::MonitorAnswer } else { WaitsFor::Monitor };
+        let status = |tid: u64, what: String, since: Duration, attempts| RequestStatus {
+            tid,
+            what,
+            object: None,
+            age: now.saturating_sub(since),
+            attempts,
+            pg: None,
+            osd: None,
+            waits_for: waits_for.clone(),
+        };
+        let asked = self
+            .asked
+            .iter()
+            .map(|(tid, asked)| status(*tid, asked.question.to_string(), asked.since, asked.attempts));
+        let tickets = self.session.as_ref().and_then(|session| session.asked_tickets);
+        asked.chain(tickets.map(|since| status(0, "new tickets".to_owned(), since, 1))).collect()
     }
 
     /// The monitor at `peer` accepted us: everything open is asked again.
@@ -456,14 +435,16 @@ impl<C, P> Asked<C, P> {
     fn is_about_epoch(&self) -> bool {
         matches!(self.question, Question::NewestEpoch)
     }
+}
 
-    fn describe(&self, now: Duration) -> MonRequest {
-        let kind = match &self.question {
-            Question::Command { json, .. } => MonRequestKind::Command { prefix: prefix_of(json) },
-            Question::PoolOp { pool, .. } => MonRequestKind::PoolOp { pool: *pool },
-            Question::NewestEpoch => MonRequestKind::NewestEpoch,
-        };
-        MonRequest { kind, age: now.saturating_sub(self.since), attempts: self.attempts }
+impl<C, P> fmt::Display for Question<C, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Its name only, for its arguments may be secret.
+            Self::Command { json, .. } => write!(f, "command {}", prefix_of(json)),
+            Self::PoolOp { pool, .. } => write!(f, "change of the snapshots of pool {pool}"),
+            Self::NewestEpoch => f.write_str("newest OSDMap epoch"),
+        }
     }
 }
 

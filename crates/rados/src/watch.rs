@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, GlobalId, Reader};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::Errno;
 
@@ -29,8 +29,45 @@ pub enum WatchEvent {
 pub struct Watch {
     /// The number of the watch, unique within the client instance; visible in `rbd status`.
     pub cookie: u64,
-    /// Events, in the order in which the OSD sent them.
-    pub events: mpsc::UnboundedReceiver<WatchEvent>,
+    /// Events, in the order in which the OSD sent them. There is room for [`Watch::EVENTS`]; with more that
+    /// nobody takes the watch is lost (`ENOBUFS`).
+    pub events: mpsc::Receiver<WatchEvent>,
+}
+
+impl Watch {
+    /// Events that wait until they are taken.
+    pub const EVENTS: usize = 1024;
+}
+
+/// Where the events of a watch go.
+#[derive(Debug)]
+pub(crate) struct WatchSender {
+    events: mpsc::Sender<WatchEvent>,
+    /// Room for the last event of all, so that it always arrives.
+    last: Option<mpsc::OwnedPermit<WatchEvent>>,
+}
+
+impl WatchSender {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<WatchEvent>) {
+        let (events, inbox) = mpsc::channel(Watch::EVENTS + 1);
+        let last = events.clone().try_reserve_owned().ok();
+        (Self { events, last }, inbox)
+    }
+
+    /// False if there is no room.
+    pub(crate) fn send(&mut self, event: WatchEvent) -> bool {
+        match (&event, self.last.take()) {
+            (WatchEvent::Lost(_), Some(room)) => {
+                room.send(event);
+                true
+            }
+            (_, last) => {
+                self.last = last;
+                // Nobody listens to a watch that is being ended.
+                !matches!(self.events.try_send(event), Err(TrySendError::Full(_)))
+            }
+        }
+    }
 }
 
 /// What the watchers answered to a notify.
@@ -59,5 +96,22 @@ impl NotifyReply {
         })?;
         let timeouts = r.seq("notify timeouts", <(GlobalId, u64)>::decode)?;
         Ok(Self { acks, timeouts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_watch_learns_that_it_was_too_slow() {
+        let (mut sender, mut inbox) = WatchSender::new();
+        let notify = |n| WatchEvent::Notify { notify_id: n, notifier: GlobalId(1), payload: Bytes::new() };
+        assert!((0..Watch::EVENTS as u64).all(|n| sender.send(notify(n))));
+        assert!(!sender.send(notify(0)), "no room");
+        assert!(sender.send(WatchEvent::Lost(Errno::ENOBUFS)), "but for that");
+        let got: Vec<_> = std::iter::from_fn(|| inbox.try_recv().ok()).collect();
+        assert_eq!(got.len(), Watch::EVENTS + 1);
+        assert_eq!(got.last(), Some(&WatchEvent::Lost(Errno::ENOBUFS)));
     }
 }

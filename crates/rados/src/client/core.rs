@@ -3,6 +3,7 @@
 //! Everything here is quick: state machines are fed under one short lock, and their outputs are handed to
 //! channels and outboxes. No lock is held across an `.await`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use ceph_codec::{
 };
 use ceph_conf::Config;
 use ceph_msgr::Message;
-use ceph_osdmap::OsdMap;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -30,12 +30,13 @@ use crate::messages::pool_op::{PoolOpReply, SnapOp};
 use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent, MonSessionError};
 use crate::net::{Dialer, LinkError, Outbox, Proof};
-use crate::objecter::{Action, Now, Objecter, RequestStatus, SessionId};
+use crate::objecter::{Action, Now, Objecter, Request, SessionId, decode_full};
 use crate::op::{Errno, OpReply};
-use crate::watch::WatchEvent;
+use crate::requests::RequestStatus;
+use crate::watch::{WatchEvent, WatchSender};
 
 use super::settings::{Settings, log_changes};
-use super::stall::{PATIENCE, StallLog};
+use super::stall::{DESCRIBED, PATIENCE, StallLog};
 use super::{ConnectError, Options, osd};
 
 /// Where the result of an operation goes.
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) config: watch::Sender<Arc<Config>>,
     /// Wakes those who wait for room for another request.
     room: Notify,
+    /// Wakes who waits for tickets: there are new ones.
+    pub(crate) tickets_renewed: Notify,
     /// Wakes the monitor's task: a ticket is missing.
     pub(crate) tickets_wanted: Notify,
     /// Signalled once, when the client is shut down.
@@ -111,9 +114,16 @@ pub(crate) struct State {
 /// The owner of a watch.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    pub(crate) events: mpsc::UnboundedSender<WatchEvent>,
+    events: WatchSender,
     pub(crate) object: Arc<str>,
     pub(crate) locator: Arc<ObjectLocator>,
+}
+
+impl Watcher {
+    /// False if the owner has not taken so many events that there is no room for another.
+    fn deliver(&mut self, event: WatchEvent) -> bool {
+        self.events.send(event)
+    }
 }
 
 impl Core {
@@ -153,6 +163,7 @@ impl Core {
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
             room: Notify::new(),
+            tickets_renewed: Notify::new(),
             tickets_wanted: Notify::new(),
             closed: watch::Sender::new(false),
         }
@@ -228,8 +239,10 @@ impl Core {
                     }
                 }
                 Action::Watch { cookie, event } => {
-                    if let Some(watcher) = state.watches.get(&cookie) {
-                        let _ = watcher.events.send(event);
+                    let delivered =
+                        state.watches.get_mut(&cookie).is_none_or(|watcher| watcher.deliver(event));
+                    if let Some(objecter) = state.objecter.as_mut().filter(|_| !delivered) {
+                        objecter.lose_watch(cookie, Errno::ENOBUFS);
                     }
                 }
                 Action::Barred { since, epoch } => tracing::error!(
@@ -265,6 +278,22 @@ impl Core {
             }
             changed.await;
         }
+    }
+
+    /// Starts to watch; `None` before the first OSDMap.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        request: Request,
+        sender: OpSender,
+    ) -> Option<(u64, mpsc::Receiver<WatchEvent>)> {
+        let (object, locator) = (Arc::clone(&request.object), Arc::clone(&request.locator));
+        let mut state = self.state.lock();
+        let cookie = state.objecter.as_mut()?.watch(request, sender);
+        let (events, inbox) = WatchSender::new();
+        // Under the same lock, so that no event comes before there is somebody to get it.
+        state.watches.insert(cookie, Watcher { events, object, locator });
+        self.carry_out(&mut state);
+        Some((cookie, inbox))
     }
 
     /// A session with an OSD is open.
@@ -306,7 +335,9 @@ impl Core {
         let data = data.into_bytes();
         match kind {
             kind::OSD_OP_REPLY => {
-                let reply = OsdOpReply::decode(version, &front, &data)?;
+                let reply = OsdOpReply::decode(version, &front, &data).inspect_err(|error| {
+                    self.with_objecter(|objecter| objecter.handle_malformed_reply(session, tid, error));
+                })?;
                 self.with_objecter(|objecter| objecter.handle_op_reply(session, tid, reply));
             }
             kind::OSD_MAP => self.new_maps(&OsdMaps::decode(&front)?),
@@ -329,6 +360,7 @@ impl Core {
         state.mon_outbox = Some(outbox);
         state.monc.session_opened(addr, self.dialer.now());
         state.flush_mon();
+        self.tickets_renewed.notify_waiters();
     }
 
     pub(crate) fn mon_closed(&self) {
@@ -363,6 +395,7 @@ impl Core {
                 if let Some(auth) = &self.auth {
                     auth.lock().renewed(reply.result, &reply.payload, self.dialer.ticket_now())?;
                     tracing::debug!("tickets renewed");
+                    self.tickets_renewed.notify_waiters();
                 }
             }
             MonEvent::TicketsRevoked => {
@@ -418,6 +451,7 @@ impl Core {
         state.mon_config = values;
         if let Some(objecter) = &mut state.objecter {
             objecter.set_limits(settings.limits);
+            objecter.set_op_timeout(settings.op_timeout);
         }
         self.carry_out(&mut state);
         drop(state);
@@ -434,7 +468,13 @@ impl Core {
         let outcome = objecter.handle_maps(maps);
         let epoch = objecter.map().epoch();
         match outcome {
-            Ok(()) => state.monc.have_osdmap(epoch),
+            Ok(()) => {
+                state.monc.have_osdmap(epoch);
+                let behind = maps.incrementals.keys().next_back().is_some_and(|&last| last > epoch);
+                if behind {
+                    state.monc.request_osdmap(epoch.next());
+                }
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -443,13 +483,10 @@ impl Core {
                 state.monc.request_full_osdmap();
             }
         }
-        let behind = maps.incrementals.keys().next_back().is_some_and(|&last| last > epoch);
-        if behind {
-            state.monc.request_osdmap(epoch.next());
-        }
         self.carry_out(&mut state);
         drop(state);
-        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+        // Another task may have been faster with a newer one.
+        self.epoch.send_if_modified(|known| epoch > std::mem::replace(known, epoch.max(*known)));
         self.progress.send_if_modified(|progress| {
             let ready = matches!(progress, Progress::Ready);
             *progress = Progress::Ready;
@@ -463,15 +500,17 @@ impl Core {
             state.monc.request_full_osdmap();
             return;
         };
-        match OsdMap::decode(bytes) {
+        match decode_full(maps.fsid, *epoch, bytes) {
             Ok(map) => {
                 let my_addr = self.dialer.my_addr().unwrap_or(EntityAddr::BLANK);
                 let mut objecter = Objecter::new(map, my_addr, state.first_cookie);
-                objecter.set_limits(self.settings.borrow().limits);
+                let settings = self.settings.borrow().clone();
+                objecter.set_limits(settings.limits);
+                objecter.set_op_timeout(settings.op_timeout);
                 state.objecter = Some(objecter);
             }
             Err(source) => {
-                let error = ConnectError::BadOsdMap { epoch: *epoch, source };
+                let error = ConnectError::BadOsdMap(source);
                 self.progress.send_replace(Progress::Failed(Arc::new(error)));
             }
         }
@@ -481,16 +520,31 @@ impl Core {
     pub(crate) fn tick(self: &Arc<Self>) {
         let now = self.now();
         self.with_objecter(|objecter| objecter.tick(now));
-        let old = self.requests(PATIENCE);
         let mut state = self.state.lock();
-        let monitor = state.mon_outbox.is_some();
-        state.stalls.observe(&old, monitor, *self.epoch.borrow());
+        let State { objecter: Some(objecter), monc, stalls, mon_outbox, .. } = &mut *state else { return };
+        let mut stall = objecter.stall(now.monotonic, PATIENCE, DESCRIBED);
+        stall.add(monc.requests(now.monotonic).into_iter().filter(|request| request.age >= PATIENCE));
+        stalls.observe(&stall, mon_outbox.is_some(), objecter.map().epoch());
     }
 
-    /// What has not ended for at least `age`.
-    pub(crate) fn requests(&self, age: Duration) -> Vec<RequestStatus> {
+    /// Ends operations that took too long; how long until there may be more, if there is a limit at all.
+    pub(crate) fn expire(self: &Arc<Self>) -> Option<Duration> {
+        let now = self.now();
+        let limit = self.with_objecter(|objecter| {
+            objecter.expire(now);
+            objecter.op_timeout()
+        });
+        limit.flatten().map(|limit| (limit / 10).clamp(Duration::from_millis(20), Duration::from_secs(1)))
+    }
+
+    /// What has not ended.
+    pub(crate) fn requests(&self) -> Vec<RequestStatus> {
+        let now = self.dialer.now();
         let state = self.state.lock();
-        state.objecter.as_ref().map(|objecter| objecter.requests(self.dialer.now(), age)).unwrap_or_default()
+        let mut all = state.monc.requests(now);
+        all.extend(state.objecter.iter().flat_map(|objecter| objecter.requests(now)));
+        all.sort_by_key(|request| Reverse(request.age));
+        all
     }
 
     /// The time for the Objecter.

@@ -5,11 +5,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ceph_codec::{DecodeError, EntityAddr, Epoch};
+use ceph_codec::EntityAddr;
 use cephx::{AuthError, EntityAuthName};
 use thiserror::Error;
 
 use crate::net::{DialError, LinkError};
+use crate::objecter::MapError;
 
 /// Why a connection to a cluster could not be made.
 #[derive(Debug, Error)]
@@ -96,15 +97,9 @@ pub enum ConnectError {
     /// The monitors answer, but there is no cluster map.
     #[error("the monitors gave no OSDMap within {} seconds", .0.as_secs())]
     NoOsdMap(Duration),
-    /// The cluster's map cannot be decoded.
-    #[error("OSDMap {epoch} of the cluster cannot be decoded")]
-    BadOsdMap {
-        /// Its version.
-        epoch: Epoch,
-        /// What is wrong.
-        #[source]
-        source: DecodeError,
-    },
+    /// The cluster's map is of no use.
+    #[error("the monitor gave an OSDMap that cannot be used")]
+    BadOsdMap(#[source] MapError),
     /// The client was shut down while connecting.
     #[error("the client was shut down")]
     Shutdown,
@@ -151,7 +146,7 @@ impl ConnectError {
             }
             Self::NoMonitor(_) => "check mon_host, the network, and whether the monitors run".into(),
             Self::NoOsdMap(_) => "the monitors may have no quorum; see `ceph -s`".into(),
-            Self::Option(_) | Self::MonHost(_) | Self::BadOsdMap { .. } | Self::Shutdown => return None,
+            Self::Option(_) | Self::MonHost(_) | Self::BadOsdMap(_) | Self::Shutdown => return None,
         })
     }
 }

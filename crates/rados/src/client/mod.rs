@@ -19,9 +19,9 @@ use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, Uuid};
 use ceph_conf::Config;
 use ceph_osdmap::OsdMap;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
-pub(crate) use self::core::{Core, Watcher};
+pub(crate) use self::core::Core;
 pub use error::{ConnectError, MonFailure};
 pub use lookup::OsdCounts;
 pub use mon::MonTarget;
@@ -30,9 +30,8 @@ pub use options::Options;
 use self::core::Progress;
 use crate::error::OpError;
 use crate::ioctx::IoCtx;
-use crate::monc::MonRequest;
-use crate::objecter::RequestStatus;
 use crate::op::Errno;
+use crate::requests::RequestStatus;
 
 /// A connected client instance. Cheap to clone; the last clone (also of an [`IoCtx`]) that is dropped closes
 /// the connections.
@@ -163,10 +162,12 @@ impl Client {
         self.core.with_objecter(|objecter| objecter.ended().cloned()).flatten()
     }
 
-    /// All requests that have not ended, and what each waits for; Ceph's `objecter_requests`.
+    /// All requests that have not ended, to OSDs and to monitors, and what each waits for; the oldest first.
+    ///
+    /// Ceph: `objecter_requests` of the admin socket.
     #[must_use]
     pub fn requests(&self) -> Vec<RequestStatus> {
-        self.core.requests(Duration::ZERO)
+        self.core.requests()
     }
 
     /// Waits until there is room for another request within [`Options::limits`], so that whoever makes requests
@@ -252,12 +253,6 @@ impl Client {
         Ok(CommandReply { status: ack.status, output })
     }
 
-    /// What the monitors have been asked and have not answered, the oldest first.
-    #[must_use]
-    pub fn mon_requests(&self) -> Vec<MonRequest> {
-        self.core.state.lock().monc.pending(self.core.dialer.now())
-    }
-
     /// Bars the client instance at `addr` from the cluster, and waits until this client's map shows it, so
     /// that nothing is read here that the other could still change.
     ///
@@ -288,14 +283,20 @@ fn spawn_ticks(core: &Arc<Core>) {
     let weak = Arc::downgrade(core);
     let mut closed = core.closed.subscribe();
     core.runtime.spawn(async move {
+        let mut next_tick = Instant::now() + TICK;
+        let mut next_expiry = TICK;
         loop {
             tokio::select! {
                 biased;
                 _ = closed.wait_for(|closed| *closed) => return,
-                () = tokio::time::sleep(TICK) => {}
+                () = sleep_until(next_tick.min(Instant::now() + next_expiry)) => {}
             }
             let Some(core) = weak.upgrade() else { return };
-            core.tick();
+            next_expiry = core.expire().unwrap_or(TICK);
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                core.tick();
+            }
         }
     });
 }

@@ -1,12 +1,13 @@
 //! The task of one session with an OSD: connects, then moves messages until the connection ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ceph_codec::{EntityAddr, EntityType};
 use ceph_msgr::Event;
 use cephx::AuthError;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::net::{DialError, Link, LinkError, Outbox, dial};
 use crate::objecter::SessionId;
@@ -17,6 +18,8 @@ use super::core::{Core, FIRST_PAUSE, backoff};
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What a connection that was open counts for at most, in failures: it may be the network's fault.
+const HUNG_UP: u32 = 4;
 /// Time between questions whether the OSD is alive.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Silence after which the connection counts as dead.
@@ -51,7 +54,7 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
                 // connections break is worth another try at once.
                 let lived = since.elapsed();
                 failures = match answered || lived > LONGEST_PAUSE {
-                    false => failures.saturating_add(1),
+                    false => failures.saturating_add(1).min(HUNG_UP),
                     true => u32::from(lived < FIRST_PAUSE),
                 };
             }
@@ -76,9 +79,9 @@ async fn pause(failures: u32) {
 async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
     let proof = match core.osd_proof() {
         Ok(proof) => proof,
-        Err(error) => {
-            core.tickets_wanted.notify_one();
-            return Err(error.into());
+        Err(_) => {
+            wait_for_tickets(core).await;
+            core.osd_proof()?
         }
     };
     let modes = core.settings.borrow().client_modes.clone();
@@ -90,6 +93,17 @@ async fn open(core: &Core, addr: EntityAddr) -> Result<Link, DialError> {
         core.tickets_wanted.notify_one();
     }
     opened
+}
+
+/// Asks the monitor's task for tickets, and waits for them for a while.
+async fn wait_for_tickets(core: &Core) {
+    let mut renewed = pin!(core.tickets_renewed.notified());
+    renewed.as_mut().enable();
+    core.tickets_wanted.notify_one();
+    if core.osd_proof().is_err() {
+        // In vain or not: what follows tells.
+        let _ = timeout(DIAL_LIMIT, renewed).await;
+    }
 }
 
 /// Moves messages until the connection fails (an error) or the session is not wanted any more; `answered` says

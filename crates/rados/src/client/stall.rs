@@ -1,16 +1,18 @@
 //! Says what requests are waiting for. Waiting is the default, silence is not.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::objecter::{RequestStatus, WaitsFor};
+use ceph_codec::Epoch;
+
+use crate::objecter::Stall;
+use crate::requests::WaitsFor;
 
 /// A request that takes longer than this is worth a word. Ceph: `objecter_timeout` is 10 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The first log line comes at once, then one in so many observations.
 const EVERY: u32 = 6;
 /// Requests that are described one by one; the oldest tell the story.
-const DESCRIBED: usize = 3;
+pub(super) const DESCRIBED: usize = 3;
 
 /// Remembers since when requests have been waiting.
 #[derive(Debug, Default)]
@@ -20,9 +22,9 @@ pub(super) struct StallLog {
 }
 
 impl StallLog {
-    /// `old` are the requests that have waited longer than [`PATIENCE`]; `monitor`: there is a session with one.
-    pub(super) fn observe(&mut self, old: &[RequestStatus], monitor: bool, epoch: ceph_codec::Epoch) {
-        if old.is_empty() {
+    /// `monitor`: there is a session with one.
+    pub(super) fn observe(&mut self, stall: &Stall, monitor: bool, epoch: Epoch) {
+        if stall.requests == 0 {
             if self.seen > 0 {
                 tracing::warn!("the cluster answers again");
             }
@@ -33,26 +35,23 @@ impl StallLog {
         if self.seen % EVERY != 1 {
             return;
         }
-        let osds: BTreeSet<_> = old.iter().filter_map(|request| request.osd).collect();
         tracing::warn!(
-            requests = old.len(),
-            osds = osds.iter().map(|osd| format!("osd.{osd}")).collect::<Vec<_>>().join(" "),
+            requests = stall.requests,
+            osds = stall.osds.iter().map(|osd| format!("osd.{osd}")).collect::<Vec<_>>().join(" "),
             monitor,
             %epoch,
             "requests are waiting for the cluster: {}",
-            reason(old, monitor),
+            reason(&stall.reasons, monitor),
         );
-        let mut oldest: Vec<_> = old.iter().collect();
-        oldest.sort_by_key(|request| std::cmp::Reverse(request.age));
-        for request in oldest.into_iter().take(DESCRIBED) {
+        for request in stall.oldest.iter().take(DESCRIBED) {
             tracing::warn!("{request}");
         }
     }
 }
 
 /// What to tell an operator about all of them.
-fn reason(old: &[RequestStatus], monitor: bool) -> &'static str {
-    let any = |test: fn(&WaitsFor) -> bool| old.iter().any(|request| test(&request.waits_for));
+fn reason(reasons: &[WaitsFor], monitor: bool) -> &'static str {
+    let any = |test: fn(&WaitsFor) -> bool| reasons.iter().any(test);
     if !monitor {
         "no monitor answers"
     } else if any(|why| matches!(why, WaitsFor::Flag(_))) {
@@ -65,6 +64,8 @@ fn reason(old: &[RequestStatus], monitor: bool) -> &'static str {
         "an OSD holds requests back while a placement group is not ready (see `ceph health detail`)"
     } else if any(|why| matches!(why, WaitsFor::Answer)) {
         "an OSD does not answer"
+    } else if any(|why| matches!(why, WaitsFor::MonitorAnswer)) {
+        "a monitor does not answer"
     } else {
         "see the requests below"
     }

@@ -114,26 +114,17 @@ impl IoCtx {
 
     fn submit(&self, request: Request) -> impl Future<Output = Result<OpReply, OpError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
-        let core = Arc::clone(&self.client.core);
-        let now = core.now();
-        let tid = match Self::check(&request) {
-            Ok(()) => core.with_objecter(|objecter| objecter.submit(request, now, sender)),
+        let core = &self.client.core;
+        match Self::check(&request) {
+            Ok(()) => {
+                let now = core.now();
+                core.with_objecter(|objecter| objecter.submit(request, now, sender));
+            }
             Err(invalid) => {
                 let _ = sender.send(Err(invalid.into()));
-                None
-            }
-        };
-        let limit = core.settings.borrow().op_timeout;
-        async move {
-            let Some(limit) = limit else { return answer(receiver.await) };
-            match tokio::time::timeout(limit, receiver).await {
-                Ok(result) => answer(result),
-                Err(_) => {
-                    core.with_objecter(|objecter| tid.and_then(|tid| objecter.cancel(tid)));
-                    Err(OpError::TimedOut)
-                }
             }
         }
+        async move { answer(receiver.await) }
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::SnapId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{IoCtx, answer};
-use crate::client::Watcher;
+use crate::client::Core;
 use crate::error::OpError;
 use crate::objecter::{Objecter, Request};
 use crate::op::{Errno, OpKind, OpReply, Operation, SnapContext};
@@ -23,17 +23,8 @@ impl IoCtx {
     /// [`OpError`], such as `ENOENT` if there is no such object or `EPERM` if the user may not write.
     pub async fn watch(&self, object: &str) -> Result<Watch, OpError> {
         let (sender, receiver) = oneshot::channel();
-        let (events, inbox) = mpsc::unbounded_channel();
         let request = self.request(object, Operation::new(), SnapId::HEAD, SnapContext::default());
-        let watcher =
-            Watcher { events, object: Arc::clone(&request.object), locator: Arc::clone(&request.locator) };
-        let cookie = {
-            let core = &self.client.core;
-            let cookie =
-                core.with_objecter(|objecter| objecter.watch(request, sender)).ok_or(OpError::Shutdown)?;
-            core.state.lock().watches.insert(cookie, watcher);
-            cookie
-        };
+        let (cookie, inbox) = self.client.core.watch(request, sender).ok_or(OpError::Shutdown)?;
         let mut unfinished = Unfinished { ioctx: self, cookie: Some(cookie) };
         let registered = answer(receiver.await);
         unfinished.cookie = None;
@@ -81,7 +72,7 @@ impl IoCtx {
     ) -> Option<impl Future<Output = Result<OpReply, OpError>> + Send + use<>> {
         let core = &self.client.core;
         let watcher = core.state.lock().watches.remove(&cookie)?;
-        core.with_objecter(|objecter| objecter.forget_watch(cookie));
+        core.with_objecter(|objecter| objecter.forget_linger(cookie));
         let request = Request {
             object: watcher.object,
             locator: watcher.locator,
@@ -105,8 +96,12 @@ impl IoCtx {
         let (sender, receiver) = oneshot::channel();
         let request = self.request(object, Operation::new(), SnapId::HEAD, SnapContext::default());
         let secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
-        self.client.core.with_objecter(|objecter| objecter.notify(request, payload, secs, sender));
+        let core = &self.client.core;
+        let cookie = core.with_objecter(|objecter| objecter.notify(request, payload, secs, sender));
+        // A notify that nobody waits for any more must not be sent again, perhaps hours later.
+        let abandoned = Abandoned { core, cookie };
         let reply = answer(receiver.await)?;
+        drop(abandoned);
         Ok(NotifyReply::decode(&reply.data(0))?)
     }
 
@@ -136,5 +131,17 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         // The registration may be under way, and is followed by its end.
         drop(self.cookie.and_then(|cookie| self.ioctx.submit_unwatch(cookie)));
+    }
+}
+
+/// A notify whose answers nobody waits for any more.
+struct Abandoned<'a> {
+    core: &'a Arc<Core>,
+    cookie: Option<u64>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        self.core.with_objecter(|objecter| self.cookie.map(|cookie| objecter.forget_linger(cookie)));
     }
 }

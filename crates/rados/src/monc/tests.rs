@@ -100,7 +100,7 @@ fn an_answer_of_another_kind_answers_nothing() {
     let question = monc.request_newest_epoch(T0);
     assert!(handle(&mut monc, newest_epoch(command)).is_none());
     assert!(handle(&mut monc, ack(question)).is_none());
-    assert_eq!(monc.pending(T0).len(), 2);
+    assert_eq!(monc.requests(T0).len(), 2);
 }
 
 #[test]
@@ -145,15 +145,20 @@ fn what_is_pending_says_what_it_is_and_how_old() {
     open(&mut monc);
     monc.session_opened(addr(1), after(4));
     monc.renew_tickets(2, &[], after(5));
-    let pending = monc.pending(after(7));
-    let prefix = "config-key set".to_owned();
-    let expected = [
-        (MonRequestKind::Command { prefix }, 7, 2),
-        (MonRequestKind::NewestEpoch, 4, 2),
-        (MonRequestKind::Tickets, 2, 1),
-    ]
-    .map(|(kind, age, attempts)| MonRequest { kind, age: Duration::from_secs(age), attempts });
-    assert_eq!(pending, expected);
+    let told = |monc: &MonClient| {
+        let requests = monc.requests(after(7)).into_iter();
+        requests.map(|request| request.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&monc),
+        [
+            "tid 1: command config-key set (sent 2 times) waits 7 s for the monitor's answer",
+            "tid 2: newest OSDMap epoch (sent 2 times) waits 4 s for the monitor's answer",
+            "tid 0: new tickets (sent 1 times) waits 2 s for the monitor's answer",
+        ]
+    );
+    monc.session_closed();
+    assert!(told(&monc)[0].ends_with("waits 7 s for a session with a monitor"));
 }
 
 #[test]
@@ -280,7 +285,7 @@ fn a_change_of_a_pools_snapshots_is_asked_for_until_it_is_answered() {
     }
     open(&mut monc);
     assert!(handle(&mut monc, ack(tid)).is_none(), "an answer to something else");
-    assert_eq!(monc.pending(after(5))[0].kind, MonRequestKind::PoolOp { pool: PoolId(3) });
+    assert_eq!(monc.requests(after(5))[0].what, "change of the snapshots of pool 3");
     let Some(MonEvent::PoolOp { completion: 7, reply }) = handle(&mut monc, pool_op_reply(tid)) else {
         panic!("the answer");
     };

@@ -1,11 +1,11 @@
 //! Flow control: how much may be under way to OSDs at a time.
 //!
-//! What an operation holds it gives back when it ends, and also while it is parked: operations that wait for a
-//! full pool or a placement group without a primary must not keep those away that could run.
+//! Only what was sent and not answered counts. Operations that wait for a full pool, a placement group without a
+//! primary, a connection or the end of a backoff must not keep those away that could run.
 //!
-//! Ceph: `Objecter::take_op_budget` and `calc_op_budget`; there parked operations keep what they hold.
+//! Ceph: `Objecter::take_op_budget` and `calc_op_budget`; there everything counts until it ends.
 
-use super::{Completion, Objecter, PendingOp};
+use super::{Objecter, PendingOp};
 
 /// Limits of what one client instance has under way to OSDs. Operations beyond them wait inside the client, in
 /// the order in which they were submitted.
@@ -25,68 +25,84 @@ impl Default for Limits {
     }
 }
 
+/// What is under way, and whether more may be.
+#[derive(Debug, Default)]
+pub(super) struct FlowControl {
+    pub(super) limits: Limits,
+    /// What was sent and not answered.
+    pub(super) sent: Load,
+    /// All operations that have not ended, wherever they wait.
+    pub(super) unfinished: Load,
+}
+
 /// What some operations amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Load {
-    pub(crate) ops: u64,
-    pub(crate) bytes: u64,
+pub(super) struct Load {
+    pub(super) ops: u64,
+    pub(super) bytes: u64,
 }
 
 impl Load {
-    pub(crate) fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.ops += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    pub(crate) fn remove(&mut self, bytes: u64) {
+    fn remove(&mut self, bytes: u64) {
         self.ops = self.ops.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// Whether an operation of so many bytes fits in beside it.
-    pub(crate) fn has_room_for(&self, bytes: u64, limits: &Limits) -> bool {
+    pub(super) fn has_room_for(&self, bytes: u64, limits: &Limits) -> bool {
         let nothing_else = self.ops == 0;
         nothing_else
             || (self.ops < limits.ops && self.bytes.checked_add(bytes).is_some_and(|sum| sum <= limits.bytes))
     }
 }
 
+impl FlowControl {
+    /// An operation was submitted.
+    pub(super) fn begin(&mut self, cost: Option<u64>) {
+        self.unfinished.add(cost.unwrap_or(0));
+    }
+
+    /// Whether an operation may be sent now, which then counts. Only that which `is_next` may, so that none
+    /// overtakes an older one.
+    pub(super) fn admit<C>(&mut self, op: &mut PendingOp<C>, is_next: bool) -> bool {
+        let Some(cost) = op.cost.filter(|_| !op.admitted) else { return true };
+        op.admitted = is_next && self.sent.has_room_for(cost, &self.limits);
+        if op.admitted {
+            self.sent.add(cost);
+        }
+        op.admitted
+    }
+
+    /// An operation is not with its OSD any more.
+    pub(super) fn give_back<C>(&mut self, op: &mut PendingOp<C>) {
+        if std::mem::take(&mut op.admitted) {
+            self.sent.remove(op.cost.unwrap_or(0));
+        }
+    }
+}
+
 impl<C> Objecter<C> {
     /// Changes the limits of flow control.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        self.flow.limits = limits;
         self.admit_waiting();
     }
 
     /// Whether an operation submitted now would not have to wait for others to end, wherever they wait.
     pub(crate) fn has_room(&self) -> bool {
-        self.unfinished.has_room_for(0, &self.limits)
-    }
-
-    /// Whether there is room for an operation, which then counts. Those submitted before it come first.
-    pub(super) fn admit(&mut self, op: &mut PendingOp<C>) -> bool {
-        let Some(cost) = op.cost.filter(|_| !op.admitted) else { return true };
-        let is_next = self.waiting.first_key_value().is_none_or(|(first, _)| op.tid < *first);
-        if !is_next || !self.admitted.has_room_for(cost, &self.limits) {
-            return false;
-        }
-        self.admitted.add(cost);
-        op.admitted = true;
-        true
-    }
-
-    /// A parked operation does not count.
-    pub(super) fn give_back(&mut self, op: &mut PendingOp<C>) {
-        if std::mem::take(&mut op.admitted) {
-            self.admitted.remove(op.cost.unwrap_or(0));
-        }
+        self.flow.unfinished.has_room_for(0, &self.flow.limits)
     }
 
     /// Sends those that waited for room, as far as there is some.
     pub(super) fn admit_waiting(&mut self) {
         while let Some(entry) = self.waiting.first_entry() {
             let cost = entry.get().cost.unwrap_or(0);
-            if !self.admitted.has_room_for(cost, &self.limits) {
+            if !self.flow.sent.has_room_for(cost, &self.flow.limits) {
                 return;
             }
             let op = entry.remove();
@@ -95,13 +111,11 @@ impl<C> Objecter<C> {
     }
 
     /// An operation is not followed any more.
-    pub(super) fn let_go(&mut self, op: &PendingOp<C>) {
-        if matches!(op.completion, Completion::Caller(_)) {
-            self.unfinished.remove(op.cost.unwrap_or(0));
+    pub(super) fn let_go(&mut self, op: &mut PendingOp<C>) {
+        if op.completion.should_resend() {
+            self.flow.unfinished.remove(op.cost.unwrap_or(0));
         }
-        if op.admitted {
-            self.admitted.remove(op.cost.unwrap_or(0));
-        }
+        self.flow.give_back(op);
     }
 }
 

@@ -30,6 +30,10 @@ use crate::watch::WatchEvent;
 use super::target::{Target, Verdict};
 use super::{Action, Completion, Objecter, PendingOp, Request};
 
+/// A ping that is not answered for so long may have been dropped by an OSD that was not ready; it is followed by
+/// another, long before the OSD ends the watch (30 s).
+const PING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A registered or registering watch, or a notify that waits for its answers.
 #[derive(Debug)]
 pub(crate) struct Linger<C> {
@@ -87,8 +91,9 @@ impl<C> Objecter<C> {
         self.add_linger(request, kind, flag::READ, completion)
     }
 
-    /// Forgets a watch: no more pings, registrations or events. The caller sends the unwatch.
-    pub(crate) fn forget_watch(&mut self, cookie: u64) {
+    /// Forgets a watch or a notify: no more pings, registrations or events. Of a watch the caller sends the
+    /// unwatch.
+    pub(crate) fn forget_linger(&mut self, cookie: u64) {
         self.remove_linger(cookie);
     }
 
@@ -120,8 +125,10 @@ impl<C> Objecter<C> {
             confirmed: self.now.monotonic,
         };
         self.lingers.insert(cookie, linger);
-        self.retarget_linger(cookie);
-        self.send_linger(cookie);
+        match self.retarget_linger(cookie) {
+            Verdict::PoolEio => self.end_linger(cookie, Errno::EIO),
+            Verdict::NoPool | Verdict::Unchanged | Verdict::Resend => self.send_linger(cookie),
+        }
         cookie
     }
 
@@ -197,9 +204,11 @@ impl<C> Objecter<C> {
             since: self.now,
             attempts: 0,
             completion,
+            lacks_pool: false,
             pool_gone_at: None,
             cost: None,
             admitted: false,
+            malformed: 0,
         };
         match op.target.osd {
             None if self.map.pool(op.target.pool()).is_none() => self.park_without_pool(op),
@@ -220,8 +229,10 @@ impl<C> Objecter<C> {
             .filter(|(_, l)| l.register_tid.is_none())
             .filter(|(_, l)| {
                 let session = l.osd.and_then(|osd| self.sessions.get(&osd));
+                let fresh =
+                    |op: &PendingOp<C>| self.now.monotonic.saturating_sub(op.since.monotonic) < PING_PATIENCE;
                 session.is_some_and(|s| {
-                    s.features.is_some() && !l.ping_tid.is_some_and(|tid| s.ops.contains_key(&tid))
+                    s.features.is_some() && !l.ping_tid.and_then(|tid| s.ops.get(&tid)).is_some_and(fresh)
                 })
             })
             .map(|(cookie, l)| (*cookie, l.generation, l.target.clone()))
@@ -291,7 +302,7 @@ impl<C> Objecter<C> {
     }
 
     /// Tells the owner, once, that the OSD has dropped the watch.
-    pub(super) fn lose_watch(&mut self, cookie: u64, errno: Errno) {
+    pub(crate) fn lose_watch(&mut self, cookie: u64, errno: Errno) {
         let Some(linger) = self.lingers.get_mut(&cookie) else { return };
         if linger.lost || !matches!(linger.kind, LingerKind::Watch) {
             return;

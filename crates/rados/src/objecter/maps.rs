@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use ceph_codec::{DecodeError, EntityAddrVec, Epoch, OsdId, PoolId, Tid};
+use ceph_codec::{DecodeError, EntityAddrVec, Epoch, OsdId, PoolId, Tid, Uuid};
 use ceph_osdmap::{ApplyError, Incremental, MapFlags, OsdMap, PoolFlags};
 use thiserror::Error;
 
@@ -12,15 +12,23 @@ use crate::messages::mon::OsdMaps;
 use crate::op::Errno;
 
 use super::target::Verdict;
-use super::{Action, Objecter, PendingOp};
+use super::{Action, Completion, Objecter, PendingOp};
 
 /// Why maps could not be used. The cure is to ask for a full map.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum MapError {
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are what the messages name")]
+pub enum MapError {
+    /// The bytes make no sense.
     #[error("OSDMap {epoch} cannot be decoded")]
     Decode { epoch: Epoch, source: DecodeError },
+    /// It is not what follows the map here.
     #[error("incremental OSDMap {epoch} does not apply")]
     Apply { epoch: Epoch, source: ApplyError },
+    /// The sender says it is another one.
+    #[error("the OSDMap said to be that of epoch {epoch} is that of {found}")]
+    OtherEpoch { epoch: Epoch, found: Epoch },
+    /// The sender is not of this cluster, or lies.
     #[error("the maps belong to another cluster")]
     OtherCluster,
 }
@@ -30,6 +38,21 @@ pub(crate) enum MapError {
 struct Resend<C> {
     ops: BTreeMap<Tid, PendingOp<C>>,
     lingers: BTreeSet<u64>,
+}
+
+/// Decodes a full map that is said to be that of `epoch`.
+///
+/// # Errors
+/// [`MapError`] if it is not.
+pub(crate) fn decode_full(fsid: Uuid, epoch: Epoch, bytes: &Bytes) -> Result<OsdMap, MapError> {
+    let map = OsdMap::decode(bytes).map_err(|source| MapError::Decode { epoch, source })?;
+    if map.fsid() != fsid {
+        return Err(MapError::OtherCluster);
+    }
+    if map.epoch() != epoch {
+        return Err(MapError::OtherEpoch { epoch, found: map.epoch() });
+    }
+    Ok(map)
 }
 
 /// The error for a client that is in the blocklist of `map`.
@@ -107,11 +130,7 @@ impl<C> Objecter<C> {
     }
 
     fn replace(&mut self, epoch: Epoch, bytes: &Bytes) -> Result<(), MapError> {
-        let map = OsdMap::decode(bytes).map_err(|source| MapError::Decode { epoch, source })?;
-        if map.fsid() != self.map.fsid() {
-            return Err(MapError::OtherCluster);
-        }
-        self.map = map;
+        self.map = decode_full(self.map.fsid(), epoch, bytes)?;
         Ok(())
     }
 
@@ -173,21 +192,29 @@ impl<C> Objecter<C> {
         self.prune_snapc(&mut op);
         let forced = skipped || (full.contains(&op.target.pool()) && op.target.respects_full());
         let verdict = op.target.recompute(&self.map, &mut self.placements, self.epoch_barrier);
-        if op.target.paused {
-            self.give_back(&mut op);
+        let stays = verdict == Verdict::Unchanged && !forced && from == op.target.osd;
+        if !stays || op.target.paused {
+            self.flow.give_back(&mut op);
         }
         match verdict {
             Verdict::NoPool => self.park_without_pool(op),
             Verdict::PoolEio => self.finish(op, Err(OpError::Errno(Errno::EIO))),
-            Verdict::Unchanged if !forced && from == op.target.osd => {
+            _ if stays => {
                 match from.and_then(|osd| self.sessions.get_mut(&osd)) {
                     Some(session) => session.ops.insert(op.tid, op),
                     None => self.homeless.insert(op.tid, op),
                 };
             }
-            Verdict::Unchanged | Verdict::Resend => {
-                resend.ops.insert(op.tid, op);
-            }
+            Verdict::Unchanged | Verdict::Resend => match op.completion {
+                Completion::Caller(_) => {
+                    resend.ops.insert(op.tid, op);
+                }
+                // The linger op makes a new request.
+                Completion::Register { cookie } | Completion::Reconnect { cookie } => {
+                    resend.lingers.insert(cookie);
+                }
+                Completion::Ping { .. } => {}
+            },
         }
     }
 
@@ -214,7 +241,8 @@ impl<C> Objecter<C> {
             .map(|(osd, _)| *osd)
             .collect();
         for osd in dead {
-            let Some(session) = self.sessions.remove(&osd) else { continue };
+            let Some(mut session) = self.sessions.remove(&osd) else { continue };
+            session.ops.values_mut().for_each(|op| self.flow.give_back(op));
             self.actions.push_back(Action::Close { session: session.id });
             // The OSD may be back at another address as the same primary: no target changed, yet all is lost.
             resend.ops.extend(session.ops);

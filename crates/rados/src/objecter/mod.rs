@@ -45,13 +45,15 @@ use crate::messages::watch::WatchNotify;
 use crate::op::{Errno, Op, OpOutcome, OpReply, Operation, SnapContext};
 use crate::watch::WatchEvent;
 
+use flow_control::FlowControl;
 pub use flow_control::Limits;
-use flow_control::Load;
 use linger::Linger;
+pub use maps::MapError;
+pub(crate) use maps::decode_full;
 use placements::Placements;
+use session::Session;
 pub(crate) use session::SessionId;
-use session::{Session, is_within};
-pub use status::{RequestStatus, WaitsFor};
+pub(crate) use status::Stall;
 use target::{Target, Verdict};
 
 /// A moment, on both clocks.
@@ -135,13 +137,20 @@ struct PendingOp<C> {
     /// How many times it was sent.
     attempts: i32,
     completion: Completion<C>,
+    /// The newest map does not have its pool, or the one that its pool's overlay names.
+    lacks_pool: bool,
     /// The epoch at which to conclude that the pool does not exist.
     pool_gone_at: Option<Epoch>,
     /// Bytes that it counts for in flow control; `None` if it is exempt.
     cost: Option<u64>,
-    /// Whether flow control counts it now.
+    /// Whether flow control counts it now: it was sent on a connection that is still open.
     admitted: bool,
+    /// Answers that could not be decoded.
+    malformed: u32,
 }
+
+/// So many answers to one operation that cannot be decoded are not an accident.
+const MALFORMED_LIMIT: u32 = 3;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -165,11 +174,9 @@ pub(crate) struct Objecter<C> {
     asked_newest_epoch: Option<Tid>,
     /// Nothing is sent before the map is as new as that.
     epoch_barrier: Epoch,
-    limits: Limits,
-    /// What is under way to OSDs.
-    admitted: Load,
-    /// All operations that have not ended, wherever they wait.
-    unfinished: Load,
+    flow: FlowControl,
+    /// How long an operation may take.
+    op_timeout: Option<Duration>,
     /// When the last input that brought the time came.
     now: Now,
 }
@@ -204,9 +211,8 @@ impl<C> Objecter<C> {
             actions: VecDeque::new(),
             asked_newest_epoch: None,
             epoch_barrier: Epoch(0),
-            limits: Limits::default(),
-            admitted: Load::default(),
-            unfinished: Load::default(),
+            flow: FlowControl::default(),
+            op_timeout: None,
             now: Now::default(),
         }
     }
@@ -245,7 +251,7 @@ impl<C> Objecter<C> {
         }
         let flags = request.flags();
         let cost = request.operation.cost();
-        self.unfinished.add(cost.unwrap_or(0));
+        self.flow.begin(cost);
         let op = PendingOp {
             tid,
             target: Target::new(request.object, request.locator, flags),
@@ -255,23 +261,42 @@ impl<C> Objecter<C> {
             since: now,
             attempts: 0,
             completion: Completion::Caller(completion),
+            lacks_pool: false,
             pool_gone_at: None,
             cost,
             admitted: false,
+            malformed: 0,
         };
         self.target_and_send(op);
         tid
     }
 
-    /// Gives up on an operation: its caller does not wait any more. The OSD may still apply it.
-    pub(crate) fn cancel(&mut self, tid: Tid) -> Option<C> {
-        let op = self.take_op(tid)?;
-        self.let_go(&op);
-        self.admit_waiting();
-        match op.completion {
-            Completion::Caller(completion) => Some(completion),
-            Completion::Register { .. } | Completion::Reconnect { .. } | Completion::Ping { .. } => None,
+    /// Limits how long operations may take, those under way too; `None` is as long as the cluster needs.
+    pub(crate) fn set_op_timeout(&mut self, limit: Option<Duration>) {
+        self.op_timeout = limit;
+    }
+
+    /// How long operations may take.
+    pub(crate) fn op_timeout(&self) -> Option<Duration> {
+        self.op_timeout
+    }
+
+    /// Ends the operations that took too long. To be called from time to time if there is a limit.
+    pub(crate) fn expire(&mut self, now: Now) {
+        self.now = now;
+        let Some(limit) = self.op_timeout else { return };
+        let late = |op: &&PendingOp<C>| {
+            op.completion.should_resend() && now.monotonic.saturating_sub(op.since.monotonic) >= limit
+        };
+        let assigned = self.sessions.values().flat_map(|session| session.ops.values());
+        let all = self.homeless.values().chain(self.waiting.values()).chain(assigned);
+        let tids: Vec<Tid> = all.filter(late).map(|op| op.tid).collect();
+        for tid in tids {
+            if let Some(op) = self.take_op(tid) {
+                self.finish(op, Err(OpError::TimedOut));
+            }
         }
+        self.admit_waiting();
     }
 
     /// A connection is ready. `features` are those of both sides.
@@ -287,11 +312,12 @@ impl<C> Objecter<C> {
     /// A connection was lost or could not be made. Operations stay, and are sent again on the next one.
     pub(crate) fn session_reset(&mut self, id: SessionId) {
         let incarnation = self.next_incarnation;
-        let Some(session) = self.live_session(id) else { return };
+        let Some(session) = live(&mut self.sessions, id) else { return };
         session.id.incarnation = incarnation;
         session.features = None;
         session.backoffs.clear();
         session.ops.retain(|_, op| op.completion.should_resend());
+        session.ops.values_mut().for_each(|op| self.flow.give_back(op));
         let (new_id, addr) = (session.id, session.addr);
         let lingers: Vec<u64> = session.lingers.iter().copied().collect();
         if session.ops.is_empty() && lingers.is_empty() {
@@ -303,6 +329,7 @@ impl<C> Objecter<C> {
         for cookie in lingers {
             self.send_linger(cookie);
         }
+        self.admit_waiting();
     }
 
     /// An OSD has answered.
@@ -339,19 +366,40 @@ impl<C> Objecter<C> {
         self.admit_waiting();
     }
 
+    /// An OSD's answer cannot be decoded. The owner resets the session, and the same answer would come again
+    /// and again: an operation that only gets such answers fails.
+    pub(crate) fn handle_malformed_reply(&mut self, id: SessionId, tid: Tid, error: &DecodeError) {
+        let Some(session) = self.live_session(id) else { return };
+        let Some(op) = session.ops.get_mut(&tid) else { return };
+        op.malformed += 1;
+        if op.malformed >= MALFORMED_LIMIT
+            && let Some(op) = session.ops.remove(&tid)
+        {
+            self.finish(op, Err(OpError::Malformed(error.clone())));
+            self.admit_waiting();
+        }
+    }
+
     /// Sends an answered operation elsewhere: a new request to the OSDs, hence a new tid.
     fn submit_anew(&mut self, mut op: PendingOp<C>) {
+        self.flow.give_back(&mut op);
         op.tid = self.next_tid();
         op.attempts = 0;
         self.target_and_send(op);
+        self.admit_waiting();
     }
 
     /// An OSD asks to hold back requests, or lifts that.
     pub(crate) fn handle_backoff(&mut self, id: SessionId, backoff: OsdBackoff) {
-        let Some(session) = self.live_session(id) else { return };
+        let Some(session) = live(&mut self.sessions, id) else { return };
         match backoff.op {
             backoff_op::BLOCK => {
-                session.backoffs.block(&backoff);
+                if !session.backoffs.block(&backoff) {
+                    self.actions.push_back(Action::Close { session: id });
+                    return self.session_reset(id);
+                }
+                let held = session.ops.values_mut().filter(|op| backoff.is_about(&op.target));
+                held.for_each(|op| self.flow.give_back(op));
                 // The OSD's own epoch, so that it can drop this if the placement group has split since.
                 let backoff = OsdBackoff { op: backoff_op::ACK_BLOCK, ..backoff };
                 self.actions.push_back(Action::SendBackoff { session: id, backoff });
@@ -360,19 +408,15 @@ impl<C> Objecter<C> {
                 if !session.backoffs.unblock(backoff.id) {
                     return;
                 }
-                let tids: Vec<Tid> = session
-                    .ops
-                    .values()
-                    .filter(|op| op.target.spg == backoff.spg)
-                    .filter(|op| is_within(&op.target.place(), &backoff.begin, &backoff.end))
-                    .map(|op| op.tid)
-                    .collect();
+                let tids: Vec<Tid> =
+                    session.ops.values().filter(|op| backoff.is_about(&op.target)).map(|op| op.tid).collect();
                 for tid in tids {
                     self.send(id.osd, tid);
                 }
             }
             _ => {}
         }
+        self.admit_waiting();
     }
 
     /// An OSD tells about a watch or a notify.
@@ -409,7 +453,7 @@ impl<C> Objecter<C> {
     }
 
     fn live_session(&mut self, id: SessionId) -> Option<&mut Session<C>> {
-        self.sessions.get_mut(&id.osd).filter(|session| session.id == id)
+        live(&mut self.sessions, id)
     }
 
     /// The session with `osd`, opened if need be; `None` if the map has no address for it.
@@ -443,24 +487,22 @@ impl<C> Objecter<C> {
     /// Hands an operation with a fresh target to its session and sends it, if nothing is in the way.
     fn assign_and_send(&mut self, mut op: PendingOp<C>) {
         let tid = op.tid;
-        let Some(osd) = op.target.osd.filter(|osd| self.session(*osd).is_some()) else {
-            self.give_back(&mut op);
-            self.homeless.insert(tid, op);
-            return;
-        };
-        if op.target.paused {
-            self.give_back(&mut op);
-        } else if !self.admit(&mut op) {
-            self.waiting.insert(tid, op);
-            return;
+        op.lacks_pool = false;
+        let osd = op.target.osd;
+        match osd.and_then(|osd| self.session(osd)) {
+            Some(session) => {
+                session.ops.insert(tid, op);
+                let osd = session.id.osd;
+                self.send(osd, tid);
+            }
+            None => {
+                self.homeless.insert(tid, op);
+            }
         }
-        if let Some(session) = self.sessions.get_mut(&osd) {
-            session.ops.insert(tid, op);
-        }
-        self.send(osd, tid);
     }
 
-    /// Sends an operation of a session, unless it is paused, backed off, or the session is not open yet.
+    /// Sends an operation of a session, unless it is paused, backed off, the session is not open yet, or there
+    /// is no room: then it waits for that.
     fn send(&mut self, osd: OsdId, tid: Tid) {
         let Some(session) = self.sessions.get_mut(&osd) else { return };
         let Some(features) = session.features else { return };
@@ -469,6 +511,11 @@ impl<C> Objecter<C> {
             return;
         }
         if !session.backoffs.is_empty() && session.backoffs.blocks(op.target.spg, &op.target.place()) {
+            return;
+        }
+        let is_next = self.waiting.first_key_value().is_none_or(|(first, _)| tid < *first);
+        if !self.flow.admit(op, is_next) {
+            self.waiting.extend(session.ops.remove_entry(&tid));
             return;
         }
         let mut flags = op.target.flags | flag::KNOWN_REDIR | flag::SUPPORTS_POOL_EIO | flag::ONDISK;
@@ -496,8 +543,8 @@ impl<C> Objecter<C> {
         self.actions.push_back(Action::SendOp { session: session.id, tid, front, payload });
     }
 
-    fn finish(&mut self, op: PendingOp<C>, result: Result<OpReply, OpError>) {
-        self.let_go(&op);
+    fn finish(&mut self, mut op: PendingOp<C>, result: Result<OpReply, OpError>) {
+        self.let_go(&mut op);
         match op.completion {
             Completion::Caller(completion) => self.actions.push_back(Action::Complete { completion, result }),
             Completion::Register { cookie } => self.linger_registered(cookie, result),
@@ -517,7 +564,7 @@ impl<C> Objecter<C> {
                 self.finish(op, Err(OpError::NoPool(pool)));
             }
             known => {
-                self.give_back(&mut op);
+                op.lacks_pool = true;
                 self.homeless.insert(op.tid, op);
                 if known.is_none() {
                     self.ask_newest_epoch();
@@ -537,8 +584,7 @@ impl<C> Objecter<C> {
     /// younger than the question.
     pub(crate) fn newest_epoch(&mut self, newest: Epoch) {
         let Some(asked) = self.asked_newest_epoch.take() else { return };
-        let map = &self.map;
-        let unsure = |op: &PendingOp<C>| map.pool(op.target.pool()).is_none() && op.pool_gone_at.is_none();
+        let unsure = |op: &PendingOp<C>| op.lacks_pool && op.pool_gone_at.is_none();
         let (known, unknown): (Vec<Tid>, Vec<Tid>) =
             self.homeless.values().filter(|op| unsure(op)).map(|op| op.tid).partition(|tid| *tid <= asked);
         for tid in known {
@@ -566,4 +612,9 @@ impl<C> Objecter<C> {
         }
         self.fail_lingers(error);
     }
+}
+
+/// The session, if that connection is still the one that counts.
+fn live<C>(sessions: &mut BTreeMap<OsdId, Session<C>>, id: SessionId) -> Option<&mut Session<C>> {
+    sessions.get_mut(&id.osd).filter(|session| session.id == id)
 }

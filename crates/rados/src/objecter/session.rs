@@ -7,6 +7,7 @@ use ceph_codec::{EntityAddr, HObject, OsdId, SpgId, Tid};
 use crate::messages::osd::OsdBackoff;
 
 use super::PendingOp;
+use super::target::Target;
 
 /// One connection to one OSD. A new connection to the same OSD has a new incarnation, so that late messages
 /// of the old one are recognised.
@@ -41,6 +42,9 @@ impl<C> Session<C> {
     }
 }
 
+/// Backoffs of one session. An OSD has one for each of its placement groups, and a few for objects.
+const MAX_BACKOFFS: usize = 16384;
+
 /// Ranges of objects for which requests have to wait. They end with the session.
 ///
 /// Ceph: `doc/dev/osd_internals/backoff.rst`.
@@ -50,8 +54,10 @@ pub(crate) struct Backoffs {
 }
 
 impl Backoffs {
-    pub(crate) fn block(&mut self, backoff: &OsdBackoff) {
+    /// False if there are too many.
+    pub(crate) fn block(&mut self, backoff: &OsdBackoff) -> bool {
         self.by_id.insert(backoff.id, (backoff.spg, backoff.begin.clone(), backoff.end.clone()));
+        self.by_id.len() <= MAX_BACKOFFS
     }
 
     /// Whether there was such a backoff.
@@ -72,7 +78,14 @@ impl Backoffs {
     }
 }
 
+impl OsdBackoff {
+    /// Whether it concerns an object.
+    pub(super) fn is_about(&self, target: &Target) -> bool {
+        self.spg == target.spg && is_within(&target.place(), &self.begin, &self.end)
+    }
+}
+
 /// Whether `place` is in `[begin, end)`. A range of one object has `begin == end`.
-pub(crate) fn is_within(place: &HObject, begin: &HObject, end: &HObject) -> bool {
+fn is_within(place: &HObject, begin: &HObject, end: &HObject) -> bool {
     place == begin || (place > begin && place < end)
 }

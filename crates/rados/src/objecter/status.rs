@@ -2,135 +2,87 @@
 //!
 //! Ceph: `Objecter::dump_requests`, the admin socket's `objecter_requests`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use ceph_codec::{EntityAddr, Epoch, OsdId, PoolId, SpgId};
+use ceph_codec::OsdId;
 use ceph_osdmap::{MapFlags, PoolFlags};
 
 use crate::op::{OpKind, Operation, WatchAction};
+use crate::requests::{RequestStatus, WaitsFor};
 
+use super::linger::Linger;
 use super::session::Session;
 use super::{Objecter, PendingOp};
 
-/// A request that has not ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestStatus {
-    /// Its number, which rises in the order of submission within a client instance. Monitors' requests have
-    /// numbers of their own.
-    pub tid: u64,
-    /// What it is: ops with their offsets and lengths in bytes, or what a monitor was asked.
-    pub what: String,
-    /// To which object, for requests to OSDs.
-    pub object: Option<String>,
-    /// Since when, until now.
-    pub age: Duration,
-    /// How many times it was sent.
-    pub attempts: u32,
-    /// Where the newest map puts the object, once that is known.
-    pub pg: Option<SpgId>,
-    /// The OSD that has to answer, if there is one.
-    pub osd: Option<OsdId>,
-    /// What has to happen next.
-    pub waits_for: WaitsFor,
+/// What has been waiting for long, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Stall {
+    /// How many requests.
+    pub(crate) requests: usize,
+    /// The OSDs that have to answer them.
+    pub(crate) osds: BTreeSet<OsdId>,
+    /// What they wait for.
+    pub(crate) reasons: Vec<WaitsFor>,
+    /// Some of the oldest.
+    pub(crate) oldest: Vec<RequestStatus>,
 }
 
-impl fmt::Display for RequestStatus {
-    /// `tid 7: write 0~4096 on rbd_data.1 (pg 2.5, osd.1, sent 1 times) waits 12 s for the OSD's answer`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tid {}: {}", self.tid, self.what)?;
-        if let Some(object) = &self.object {
-            write!(f, " on {object}")?;
-        }
-        f.write_str(" (")?;
-        if let Some(pg) = self.pg {
-            write!(f, "pg {pg}, ")?;
-        }
-        if let Some(osd) = self.osd {
-            write!(f, "osd.{osd}, ")?;
-        }
-        write!(f, "sent {} times) waits {} s {}", self.attempts, self.age.as_secs(), self.waits_for)
-    }
-}
-
-/// What has to happen before a request goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitsFor {
-    /// Others have to end first: as much as [`Limits`](super::Limits) allow is under way.
-    Room,
-    /// The newest OSDMap: the one here does not have the pool.
-    Pool(PoolId),
-    /// An OSD that serves its placement group. None does.
-    Primary,
-    /// The cluster's or the pool's flag to go away, or room on the OSDs.
-    Flag(&'static str),
-    /// An OSDMap of at least this epoch.
-    Epoch(Epoch),
-    /// A connection to the OSD.
-    Connection(EntityAddr),
-    /// The OSD to lift its request to hold back.
-    Backoff,
-    /// The OSD's answer.
-    Answer,
-    /// The watchers that have not acknowledged a notify.
-    Watchers,
-    /// A session with a monitor.
-    Monitor,
-    /// The monitor's answer.
-    MonitorAnswer,
-}
-
-impl fmt::Display for WaitsFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Room => f.write_str("for others to end, as much as allowed is under way"),
-            Self::Pool(pool) => write!(f, "for an OSDMap that has pool {pool}"),
-            Self::Primary => f.write_str("for an OSD to serve its placement group"),
-            Self::Flag(flag) => write!(f, "for {flag} to end"),
-            Self::Epoch(epoch) => write!(f, "for OSDMap {epoch}"),
-            Self::Connection(addr) => write!(f, "for a connection to {addr}"),
-            Self::Backoff => f.write_str("for the OSD to lift its backoff"),
-            Self::Answer => f.write_str("for the OSD's answer"),
-            Self::Watchers => f.write_str("for watchers to acknowledge"),
-            Self::Monitor => f.write_str("for a session with a monitor"),
-            Self::MonitorAnswer => f.write_str("for the monitor's answer"),
+impl Stall {
+    /// Counts requests that are not the Objecter's.
+    pub(crate) fn add(&mut self, others: impl Iterator<Item = RequestStatus>) {
+        for request in others {
+            self.requests += 1;
+            self.reasons.push(request.waits_for.clone());
+            self.oldest.push(request);
         }
     }
 }
 
 impl<C> Objecter<C> {
-    /// What has been under way for at least `age`, in the order of submission. `now` is on the monotonic clock.
-    pub(crate) fn requests(&self, now: Duration, age: Duration) -> Vec<RequestStatus> {
-        let old = |op: &&PendingOp<C>| now.saturating_sub(op.since.monotonic) >= age;
-        let homeless = self.homeless.values().filter(old).map(|op| {
-            let pool = op.target.pool();
-            let why = if self.map.pool(pool).is_none() { WaitsFor::Pool(pool) } else { WaitsFor::Primary };
-            op.status(now, why)
+    /// What has not ended. `now` is on the monotonic clock.
+    pub(crate) fn requests(&self, now: Duration) -> Vec<RequestStatus> {
+        let ops = self.ops().map(|(op, why)| op.status(now, why));
+        ops.chain(self.notifies().map(|(cookie, linger)| linger.status(cookie, now))).collect()
+    }
+
+    /// What has not ended for at least `age`, with some words about the `describe` oldest.
+    pub(crate) fn stall(&self, now: Duration, age: Duration, describe: usize) -> Stall {
+        let old = |since: Duration| now.saturating_sub(since) >= age;
+        let mut stall = Stall::default();
+        let mut oldest: Vec<_> = self.ops().filter(|(op, _)| old(op.since.monotonic)).collect();
+        for (op, why) in &oldest {
+            stall.osds.extend(op.target.osd);
+            if !stall.reasons.contains(why) {
+                stall.reasons.push(why.clone());
+            }
+        }
+        oldest.sort_by_key(|(op, _)| op.tid);
+        let notifies: Vec<_> = self.notifies().filter(|(_, linger)| old(linger.since)).collect();
+        stall.requests = oldest.len() + notifies.len();
+        let ops = oldest.into_iter().map(|(op, why)| op.status(now, why));
+        let notifies = notifies.into_iter().map(|(cookie, linger)| linger.status(cookie, now));
+        stall.oldest = ops.chain(notifies).take(describe).collect();
+        stall
+    }
+
+    fn ops(&self) -> impl Iterator<Item = (&PendingOp<C>, WaitsFor)> {
+        let homeless = self.homeless.values().map(|op| {
+            let why = if op.lacks_pool { WaitsFor::Pool(op.target.pool()) } else { WaitsFor::Primary };
+            (op, why)
         });
-        let waiting = self.waiting.values().filter(old).map(|op| op.status(now, WaitsFor::Room));
-        let assigned = self.sessions.values().flat_map(|session| {
-            let ops = session.ops.values().filter(old);
-            ops.map(|op| op.status(now, self.why_assigned(session, op)))
-        });
-        let notifies = self.lingers.iter().filter(|(_, linger)| linger.awaits_watchers()).filter_map(
-            |(cookie, linger)| {
-                let waited = now.saturating_sub(linger.since);
-                (waited >= age).then(|| RequestStatus {
-                    tid: *cookie,
-                    what: "notify".to_owned(),
-                    object: Some(linger.target.object.to_string()),
-                    age: waited,
-                    attempts: 1,
-                    pg: Some(linger.target.spg),
-                    osd: linger.osd,
-                    waits_for: WaitsFor::Watchers,
-                })
-            },
-        );
-        let mut all: Vec<_> = homeless.chain(waiting).chain(assigned).chain(notifies).collect();
-        all.sort_by_key(|request| request.tid);
-        all
+        let waiting = self.waiting.values().map(|op| (op, WaitsFor::Room));
+        let assigned = self
+            .sessions
+            .values()
+            .flat_map(|session| session.ops.values().map(|op| (op, self.why_assigned(session, op))));
+        homeless.chain(waiting).chain(assigned)
+    }
+
+    /// Notifies that wait for the watchers.
+    fn notifies(&self) -> impl Iterator<Item = (u64, &Linger<C>)> {
+        self.lingers.iter().filter(|(_, linger)| linger.awaits_watchers()).map(|(cookie, l)| (*cookie, l))
     }
 
     fn why_assigned(&self, session: &Session<C>, op: &PendingOp<C>) -> WaitsFor {
@@ -163,6 +115,21 @@ impl<C> Objecter<C> {
         } else {
             "the pool's being full"
         })
+    }
+}
+
+impl<C> Linger<C> {
+    fn status(&self, cookie: u64, now: Duration) -> RequestStatus {
+        RequestStatus {
+            tid: cookie,
+            what: "notify".to_owned(),
+            object: Some(self.target.object.to_string()),
+            age: now.saturating_sub(self.since),
+            attempts: 1,
+            pg: Some(self.target.spg),
+            osd: self.osd,
+            waits_for: WaitsFor::Watchers,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ceph_codec::{Epoch, HObject, ObjectLocator, OsdId, PgId, PoolId, ShardId, SnapId, SpgId};
-use ceph_osdmap::{MapFlags, OsdMap, Placement, Pool, PoolFlags, pg_was_split_or_merged};
+use ceph_osdmap::{MapFlags, OsdMap, PeeringCrush, Placement, Pool, PoolFlags, pg_was_split_or_merged};
 
 use crate::messages::osd::{Redirect, flag};
 
@@ -38,8 +38,6 @@ pub(crate) struct Target {
 
 /// What begins a new interval of a placement group when it changes. An OSD that stays primary keeps the
 /// requests of clients across intervals, but lets go of their watches.
-///
-/// Ceph: `PastIntervals::is_new_interval` in `src/osd/osd_types.cc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Interval {
     up: Vec<OsdId>,
@@ -48,15 +46,40 @@ struct Interval {
     acting_primary: Option<OsdId>,
     size: u8,
     min_size: u8,
-    /// Coarser than Ceph's, which asks whether this group is among those to be merged.
+    peering_crush: Option<PeeringCrush>,
+    /// Flags of the cluster that count.
+    flags: MapFlags,
+    ec_optimizations: bool,
+    /// Also counts, for the groups that are to split or merge.
     pg_num_pending: u32,
 }
 
 impl Interval {
     fn of(map: &OsdMap, pool: &Pool, pg: PgId) -> Self {
         let Placement { up, up_primary, acting, acting_primary, .. } = map.placement(pg);
-        let &Pool { size, min_size, pg_num_pending, .. } = pool;
-        Self { up, up_primary, acting, acting_primary, size, min_size, pg_num_pending }
+        let &Pool { size, min_size, peering_crush, pg_num_pending, .. } = pool;
+        Self {
+            up,
+            up_primary,
+            acting,
+            acting_primary,
+            size,
+            min_size,
+            peering_crush,
+            flags: map.flags() & (MapFlags::SORTBITWISE | MapFlags::RECOVERY_DELETES),
+            ec_optimizations: pool.flags.contains(PoolFlags::EC_OPTIMIZATIONS),
+            pg_num_pending,
+        }
+    }
+
+    /// Whether another interval has begun.
+    ///
+    /// Ceph: `PastIntervals::is_new_interval` in `src/osd/osd_types.cc`.
+    fn ended_by(&self, next: &Self, pg: PgId) -> bool {
+        let (before, after) = (self.pg_num_pending, next.pg_num_pending);
+        pg_was_split_or_merged(pg, before, after)
+            || pg_was_split_or_merged(pg, after, before)
+            || *self != Self { pg_num_pending: before, ..next.clone() }
     }
 }
 
@@ -186,11 +209,14 @@ impl Target {
             || self.primary_position != position;
         let split = self.pg_num != 0 && pg_was_split_or_merged(self.spg.pg, self.pg_num, pool.pg_num);
         let interval = self.follows_intervals.then(|| Interval::of(map, pool, pg));
-        let new_interval = self.interval != interval;
+        let new_interval = match (&self.interval, &interval) {
+            (Some(before), Some(now)) => before.ended_by(now, pg),
+            (before, now) => before != now,
+        };
+        self.interval = interval;
         if !(moved || split || force || unpaused || new_interval) {
             return Verdict::Unchanged;
         }
-        self.interval = interval;
         self.raw_hash = raw_hash;
         self.spg = SpgId { pg, shard: placement.shard };
         self.osd = placement.primary;

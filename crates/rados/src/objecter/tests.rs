@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 mod answers;
 mod flow_control;
+mod hostile;
 
+use super::flow_control::Load;
 use super::*;
 use crate::messages::mon::OsdMaps;
 use crate::op::OpOutcome;
@@ -344,13 +346,13 @@ fn check(objecter: &Objecter<u32>, open: &BTreeSet<SessionId>) {
         assert!(map.is_up(*osd), "a session with a dead OSD");
         for op in session.ops.values() {
             assert!(seen.insert(op.tid));
-            assert_ne!(op.target.paused, op.admitted, "what may be sent counts, what is parked does not");
             let pg = op.target.spg.pg;
             assert_eq!(map.placement(pg).acting_primary, Some(*osd), "{pg} at epoch {}", map.epoch());
             assert_eq!(op.target.spg.shard, map.placement(pg).primary_shard());
             let held = session.backoffs.blocks(op.target.spg, &op.target.place());
             let sendable = open.contains(&session.id) && !op.target.paused && !held;
             assert!(!sendable || op.attempts > 0, "{} is sendable and was never sent", op.tid);
+            assert_eq!(op.admitted, sendable, "what is with the OSD counts, what is parked does not");
         }
     }
     check_flow_control(objecter);
@@ -361,17 +363,20 @@ fn check_flow_control(objecter: &Objecter<u32>) {
     let ops = || objecter.sessions.values().flat_map(|session| session.ops.values());
     let mut admitted = Load::default();
     ops().filter(|op| op.admitted).for_each(|op| admitted.add(op.cost.unwrap()));
-    assert_eq!(objecter.admitted, admitted);
-    assert!(admitted.ops <= objecter.limits.ops);
-    assert!(admitted.bytes <= objecter.limits.bytes || admitted.ops == 1);
+    assert_eq!(objecter.flow.sent, admitted);
+    assert!(admitted.ops <= objecter.flow.limits.ops);
+    assert!(admitted.bytes <= objecter.flow.limits.bytes || admitted.ops == 1);
     if let Some((_, next)) = objecter.waiting.first_key_value() {
-        assert!(!admitted.has_room_for(next.cost.unwrap(), &objecter.limits), "nobody sent the next one");
+        assert!(
+            !admitted.has_room_for(next.cost.unwrap(), &objecter.flow.limits),
+            "nobody sent the next one"
+        );
     }
     let mut unfinished = Load::default();
     let parked = objecter.homeless.values().chain(objecter.waiting.values());
     let callers = ops().chain(parked).filter(|op| op.completion.should_resend());
     callers.for_each(|op| unfinished.add(op.cost.unwrap_or(0)));
-    assert_eq!(objecter.unfinished, unfinished);
+    assert_eq!(objecter.flow.unfinished, unfinished);
 }
 
 #[derive(Debug, Clone)]
@@ -387,7 +392,8 @@ enum Step {
     Answer(u8),
     /// The OSD holds back a placement group, or lets it go.
     Backoff(u8),
-    Cancel(u8),
+    /// What is older than so many steps takes too long.
+    Expire(u8),
     Limit(u8),
     /// Nothing is sent for some epochs.
     Barrier(u8),
@@ -402,7 +408,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Reset),
         3 => any::<u8>().prop_map(Step::Answer),
         1 => any::<u8>().prop_map(Step::Backoff),
-        1 => any::<u8>().prop_map(Step::Cancel),
+        1 => (3..60u8).prop_map(Step::Expire),
         1 => (1..30u8).prop_map(Step::Limit),
         1 => (0..4u8).prop_map(Step::Barrier),
     ]
@@ -421,22 +427,25 @@ proptest! {
         let mut open = BTreeSet::new();
         let mut held = BTreeMap::new();
         let mut submitted = 0u32;
-        let mut cancelled = 0;
+        let mut now = Now::default();
         for step in steps {
+            now.monotonic += Duration::from_secs(1);
             match step {
                 Step::Submit { object, pool, read } => {
                     let pools: Vec<i64> = objecter.map().pools().map(|p| p.id.0).collect();
                     let Some(pool) = pools.get(usize::from(pool) % pools.len().max(1)) else { continue };
                     let op = if read { Operation::new().read(0, 1) } else { write() };
-                    objecter.submit(request(*pool, &format!("o{}", object % 16), op), Now::default(), submitted);
+                    objecter.submit(request(*pool, &format!("o{}", object % 16), op), now, submitted);
                     submitted += 1;
                 }
-                Step::Cancel(which) => {
-                    let tid = Tid(u64::from(which));
-                    cancelled += usize::from(objecter.cancel(tid).is_some());
+                Step::Expire(age) => {
+                    objecter.set_op_timeout(Some(Duration::from_secs(age.into())));
+                    objecter.expire(now);
+                    let all = objecter.requests(now.monotonic);
+                    assert!(all.iter().all(|request| request.age < Duration::from_secs(age.into())));
                 }
                 Step::Limit(ops) => {
-                    let in_flight = objecter.admitted.ops;
+                    let in_flight = objecter.flow.sent.ops;
                     objecter.set_limits(Limits { ops: in_flight.max(ops.into()), bytes: u64::MAX });
                 }
                 Step::Barrier(ahead) => {
@@ -495,7 +504,7 @@ proptest! {
         }
         let waiting = objecter.homeless.len() + objecter.waiting.len() + objecter.sessions.values().map(|s| s.ops.len()).sum::<usize>();
         let mut done: Vec<u32> = world.done.iter().map(|(n, _)| *n).collect();
-        prop_assert_eq!(done.len() + waiting + cancelled, submitted as usize);
+        prop_assert_eq!(done.len() + waiting, submitted as usize);
         done.sort_unstable();
         done.dedup();
         prop_assert_eq!(done.len(), world.done.len(), "completed twice");

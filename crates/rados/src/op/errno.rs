@@ -57,6 +57,8 @@ errnos! {
     EBLOCKLISTED = 108, "this client is blocklisted";
     /// Timed out.
     ETIMEDOUT = 110, "timed out";
+    /// Too much came to be kept.
+    ENOBUFS = 105, "no buffer space available";
     /// The watch is not registered any more.
     ENOTCONN = 107, "not connected";
     /// Canceled.

@@ -42,7 +42,7 @@ struct WatchEntry {
     key: ObjectKey,
     owner: Identity,
     cookie: u64,
-    events: mpsc::UnboundedSender<WatchEvent>,
+    events: mpsc::Sender<WatchEvent>,
 }
 
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Cluster {
             return Err(OpError::Errno(Errno::ENOENT));
         }
         self.last_cookie += 1;
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(Watch::EVENTS);
         let cookie = self.last_cookie;
         self.watches.push(WatchEntry { key, owner: *identity, cookie, events: sender });
         Ok(Watch { cookie, events })
@@ -174,7 +174,7 @@ impl Cluster {
     pub(super) fn lose_watches(&mut self, gid: GlobalId) {
         for watch in self.watches.iter().filter(|watch| watch.owner.gid == gid) {
             // A dead client does not listen.
-            let _ = watch.events.send(WatchEvent::Lost(Errno::ENOTCONN));
+            let _ = watch.events.try_send(WatchEvent::Lost(Errno::ENOTCONN));
         }
         self.watches.retain(|watch| watch.owner.gid != gid);
         self.forget_watcher(|(waiting, _)| *waiting == gid);
@@ -206,7 +206,7 @@ impl Cluster {
             let event = WatchEvent::Notify { notify_id, notifier: identity.gid, payload: payload.clone() };
             pending.waiting.insert((watch.owner.gid, watch.cookie));
             // Who does not listen will time out.
-            let _ = watch.events.send(event);
+            let _ = watch.events.try_send(event);
         }
         self.notifies.insert(notify_id, pending);
         self.complete_notifies();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::op::OpKind;
+use crate::requests::WaitsFor;
 
 /// An Objecter whose OSD session for `pool`'s object "object" is open, with limits.
 fn limited(ops: u64, bytes: u64) -> (Objecter<u32>, World, SessionId, i64) {
@@ -11,6 +12,7 @@ fn limited(ops: u64, bytes: u64) -> (Objecter<u32>, World, SessionId, i64) {
     world.drain(&mut objecter);
     world.sent.clear();
     world.done.clear();
+    world.connects.clear();
     objecter.set_limits(Limits { ops, bytes });
     (objecter, world, session, pool)
 }
@@ -35,9 +37,11 @@ fn what_exceeds_the_limits_follows_in_the_order_of_submission() {
     objecter.handle_op_reply(session, Tid(3), ok(0));
     world.drain(&mut objecter);
     assert_eq!(sent(&world), [2, 3, 4, 5], "100 bytes");
-    objecter.cancel(Tid(5));
+    objecter.set_op_timeout(Some(Duration::from_secs(1)));
+    objecter.expire(Now { monotonic: Duration::from_secs(1), ..Now::default() });
     world.drain(&mut objecter);
-    assert_eq!(sent(&world), [2, 3, 4, 5, 6], "who gives up makes room");
+    assert_eq!(sent(&world), [2, 3, 4, 5], "all of them took too long");
+    assert_eq!(world.done[2..].iter().filter(|(_, result)| *result == Err(OpError::TimedOut)).count(), 3);
     check_flow_control(&objecter);
 }
 
@@ -71,13 +75,10 @@ fn what_is_parked_does_not_keep_others_away() {
         objecter.submit(request(pool, "object", write()), Now::default(), n);
     }
     world.drain(&mut objecter);
-    assert_eq!((sent(&world), objecter.admitted), (vec![], Load::default()));
+    assert_eq!((sent(&world), objecter.flow.sent), (vec![], Load::default()));
     assert!(!objecter.has_room(), "whoever asks is told that requests pile up");
-    let why: BTreeSet<_> = objecter
-        .requests(Duration::ZERO, Duration::ZERO)
-        .into_iter()
-        .map(|request| request.waits_for.to_string())
-        .collect();
+    let why: BTreeSet<_> =
+        objecter.requests(Duration::ZERO).into_iter().map(|request| request.waits_for.to_string()).collect();
     assert_eq!(why.into_iter().collect::<Vec<_>>(), [format!("for OSDMap {next}")]);
     let all = incrementals();
     objecter.handle_maps(&maps(objecter.map(), [(next.0, all[&next.0].clone())])).unwrap();
@@ -97,13 +98,16 @@ fn a_request_tells_what_it_waits_for() {
     objecter.submit(request(4711, "object", write()), at(3), 4);
     objecter.notify(request(pool, "object", Operation::new()), Bytes::new(), 30, 5);
     world.drain(&mut objecter);
-    let told = |objecter: &Objecter<u32>, age| {
-        let requests = objecter.requests(Duration::from_secs(11), Duration::from_secs(age));
-        requests.into_iter().map(|r| (r.what, r.age.as_secs(), r.attempts, r.waits_for)).collect::<Vec<_>>()
+    let told = |objecter: &Objecter<u32>| {
+        let requests = objecter.requests(Duration::from_secs(11));
+        let mut told: Vec<_> =
+            requests.into_iter().map(|r| (r.what, r.age.as_secs(), r.attempts, r.waits_for)).collect();
+        told.sort_by_key(|(_, age, attempts, _)| std::cmp::Reverse((*age, *attempts == 0)));
+        told
     };
     let write = |why| ("write 4096~5".to_owned(), 10, 1, why);
     assert_eq!(
-        told(&objecter, 0),
+        told(&objecter),
         [
             write(WaitsFor::Answer),
             ("call rbd.get_size, stat".to_owned(), 9, 0, WaitsFor::Room),
@@ -111,8 +115,10 @@ fn a_request_tells_what_it_waits_for() {
             ("notify".to_owned(), 8, 1, WaitsFor::Answer),
         ]
     );
-    assert_eq!(told(&objecter, 10), [write(WaitsFor::Answer)], "those old enough");
-    let oldest = &objecter.requests(Duration::from_secs(13), Duration::ZERO)[0];
+    let stall = objecter.stall(Duration::from_secs(13), Duration::from_secs(11), 1);
+    assert_eq!((stall.requests, stall.oldest.len()), (2, 1), "those old enough, and one in detail");
+    assert_eq!(stall.reasons, [WaitsFor::Room, WaitsFor::Answer]);
+    let oldest = &stall.oldest[0];
     let sent = &world.sent[0];
     assert_eq!(
         oldest.to_string(),
@@ -124,8 +130,52 @@ fn a_request_tells_what_it_waits_for() {
 
     let registered = OpOutcome { rval: 0, data: Bytes::copy_from_slice(&7u64.to_le_bytes()) };
     objecter.handle_op_reply(session, Tid(5), OsdOpReply { outcomes: vec![registered], ..ok(0) });
-    assert!(told(&objecter, 0).contains(&("notify".to_owned(), 8, 1, WaitsFor::Watchers)));
+    assert!(told(&objecter).contains(&("notify".to_owned(), 8, 1, WaitsFor::Watchers)));
     objecter.session_reset(session);
     let addr = objecter.sessions[&session.osd].addr;
-    assert!(told(&objecter, 0).contains(&write(WaitsFor::Connection(addr))));
+    assert!(told(&objecter).contains(&write(WaitsFor::Connection(addr))));
+}
+
+#[test]
+fn what_an_osd_holds_back_does_not_keep_others_away() {
+    let (mut objecter, mut world, session, pool) = limited(1, 100);
+    objecter.submit(request(pool, "object", write()), Now::default(), 2);
+    objecter.submit(request(pool, "object", write()), Now::default(), 3);
+    objecter.submit(request(pool, "another", write()), Now::default(), 4);
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2]);
+    let op = &objecter.sessions[&session.osd].ops[&Tid(2)];
+    let (spg, place) = (op.target.spg, op.target.place());
+    let block =
+        OsdBackoff { spg, epoch: Epoch(9), op: backoff_op::BLOCK, id: 3, begin: place.clone(), end: place };
+    objecter.handle_backoff(session, block.clone());
+    for connect in std::mem::take(&mut world.connects) {
+        objecter.session_opened(connect, FEATURES);
+    }
+    world.drain(&mut objecter);
+    for connect in std::mem::take(&mut world.connects) {
+        objecter.session_opened(connect, FEATURES);
+    }
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 4], "only the object in question waits");
+    objecter.handle_backoff(session, OsdBackoff { op: backoff_op::UNBLOCK, ..block });
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 4], "there is room for one");
+    let other = world.sent[1].session;
+    objecter.handle_op_reply(other, Tid(4), ok(0));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 4, 2]);
+    check_flow_control(&objecter);
+}
+
+#[test]
+fn an_answer_that_leads_nowhere_makes_room() {
+    let (mut objecter, mut world, session, pool) = limited(1, 100);
+    objecter.submit(request(pool, "object", write()), Now::default(), 2);
+    objecter.submit(request(pool, "object", write()), Now::default(), 3);
+    let locator = ObjectLocator::new(ceph_codec::PoolId(4711), "");
+    let redirect = crate::messages::osd::Redirect { locator, object: String::new() };
+    objecter.handle_op_reply(session, Tid(2), OsdOpReply { redirect: Some(redirect), ..ok(0) });
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3]);
 }
