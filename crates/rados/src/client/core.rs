@@ -4,8 +4,7 @@
 //! channels and outboxes. No lock is held across an `.await`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::pin::pin;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -82,8 +81,6 @@ pub(crate) struct Core {
     pub(crate) settings: watch::Sender<Settings>,
     /// The options' configuration with the monitors' in it.
     pub(crate) config: watch::Sender<Arc<Config>>,
-    /// Wakes those who wait for room for another request.
-    room: Notify,
     /// Wakes who waits for tickets: there are new ones.
     pub(crate) tickets_renewed: Notify,
     /// Wakes the monitor's task: a ticket is missing.
@@ -102,6 +99,8 @@ pub(crate) struct State {
     mon_config: BTreeMap<String, String>,
     osd_outboxes: BTreeMap<SessionId, Arc<Outbox>>,
     pub(crate) watches: BTreeMap<u64, Watcher>,
+    /// Who waits for room for another request, in order.
+    waiting_for_room: VecDeque<oneshot::Sender<()>>,
     newest_epoch_waiters: BTreeMap<u64, oneshot::Sender<Epoch>>,
     /// The question for the newest epoch that the Objecter waits for.
     objecters_question: Option<u64>,
@@ -154,6 +153,7 @@ impl Core {
                 mon_config: BTreeMap::new(),
                 osd_outboxes: BTreeMap::new(),
                 watches: BTreeMap::new(),
+                waiting_for_room: VecDeque::new(),
                 newest_epoch_waiters: BTreeMap::new(),
                 objecters_question: None,
                 first_cookie,
@@ -162,7 +162,6 @@ impl Core {
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
-            room: Notify::new(),
             tickets_renewed: Notify::new(),
             tickets_wanted: Notify::new(),
             closed: watch::Sender::new(false),
@@ -257,27 +256,28 @@ impl Core {
             }
         }
         state.flush_mon();
-        if state.objecter.as_ref().is_some_and(Objecter::has_room) {
-            self.room.notify_waiters();
-        }
+        state.wake_for_room();
     }
 
     /// Waits until another request would not have to wait for others to end.
     pub(crate) async fn room(&self) -> Result<(), OpError> {
-        loop {
-            let mut changed = pin!(self.room.notified());
-            // Before the look, so that no change after it is missed.
-            changed.as_mut().enable();
-            if let Some(objecter) = &self.state.lock().objecter {
-                if let Some(error) = objecter.ended() {
-                    return Err(error.clone());
-                }
-                if objecter.has_room() {
-                    return Ok(());
-                }
+        let waiting = {
+            let mut state = self.state.lock();
+            let Some(objecter) = &state.objecter else { return Err(OpError::Shutdown) };
+            if let Some(error) = objecter.ended() {
+                return Err(error.clone());
             }
-            changed.await;
-        }
+            if objecter.has_room() && state.waiting_for_room.is_empty() {
+                return Ok(());
+            }
+            let (sender, waiting) = oneshot::channel();
+            state.waiting_for_room.push_back(sender);
+            waiting
+        };
+        waiting.await.map_err(|_| {
+            let state = self.state.lock();
+            state.objecter.as_ref().and_then(Objecter::ended).cloned().unwrap_or(OpError::Shutdown)
+        })
     }
 
     /// Starts to watch; `None` before the first OSDMap.
@@ -647,7 +647,7 @@ impl Core {
         if let Some(objecter) = &mut state.objecter {
             objecter.end(why);
         }
-        self.room.notify_waiters();
+        state.waiting_for_room.clear();
         self.carry_out(&mut state);
         state.watches.clear();
         state.newest_epoch_waiters.clear();
@@ -674,6 +674,22 @@ impl Drop for Unasked<'_> {
 }
 
 impl State {
+    /// Lets the first of those who wait for room go on. Its request, or the end of another, wakes the next.
+    fn wake_for_room(&mut self) {
+        if self.waiting_for_room.is_empty() {
+            return;
+        }
+        if self.objecter.as_ref().is_some_and(|objecter| objecter.ended().is_some()) {
+            return self.waiting_for_room.clear();
+        }
+        while self.objecter.as_ref().is_some_and(Objecter::has_room) {
+            let Some(first) = self.waiting_for_room.pop_front() else { return };
+            if first.send(()).is_ok() {
+                return;
+            }
+        }
+    }
+
     /// Sends what the monitor client has to say, if there is a session.
     pub(crate) fn flush_mon(&mut self) {
         let Some(outbox) = &self.mon_outbox else { return };
