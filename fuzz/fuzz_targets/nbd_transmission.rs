@@ -40,7 +40,7 @@ fn run(info: &DeviceInfo, session: &Session, bytes: &[u8], cut: usize) -> (Vec<u
             space.put_slice(&piece[..len]);
             piece = &piece[len..];
             loop {
-                match reader.next_request() {
+                match reader.next_request(|_| true) {
                     Ok(None) => break,
                     Ok(Some(Incoming::Disconnect)) => return (sent, "disconnect".to_owned()),
                     Ok(Some(Incoming::Request(request))) => {

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd_server::{HANDSHAKE_TIMEOUT, Shutdown, negotiate, serve_transmission};
+use nbd_server::{Budget, HANDSHAKE_TIMEOUT, Share, Shutdown, negotiate, serve_transmission};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,6 +30,8 @@ pub(super) async fn until(
     shutdown: &Shutdown,
 ) -> JoinSet<()> {
     let mut stop = pin!(stop);
+    // Shared by all exports: what one of them may not write for the time being does not add up.
+    let budget = Budget::default();
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let mut connections = JoinSet::new();
     loop {
@@ -39,11 +41,21 @@ pub(super) async fn until(
             accepted = accept(&listener, &handshakes) => accepted,
         };
         match accepted {
-            Ok((Accepted::Unix(stream), permit)) => {
-                connections.spawn(connection(stream, Arc::clone(registry), shutdown.clone(), permit));
-            }
-            Ok((Accepted::Tcp(stream), permit)) => {
-                connections.spawn(connection(stream, Arc::clone(registry), shutdown.clone(), permit));
+            Ok((stream, permit)) => {
+                let Some(share) = budget.connect() else {
+                    let limit = budget.limits().connections;
+                    warn!(limit, "closed a new connection: as many as may be are open");
+                    continue;
+                };
+                let (registry, shutdown) = (Arc::clone(registry), shutdown.clone());
+                match stream {
+                    Accepted::Unix(stream) => {
+                        connections.spawn(connection(stream, registry, shutdown, share, permit))
+                    }
+                    Accepted::Tcp(stream) => {
+                        connections.spawn(connection(stream, registry, shutdown, share, permit))
+                    }
+                };
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -80,6 +92,7 @@ async fn connection<S: Movable>(
     mut stream: S,
     registry: Arc<Registry>,
     shutdown: Shutdown,
+    share: Share,
     permit: OwnedSemaphorePermit,
 ) {
     let outcome = tokio::select! {
@@ -101,7 +114,7 @@ async fn connection<S: Movable>(
     let device = Arc::clone(&export.device);
     let served = export.shard.run(async move {
         let stream = S::unpark(parked)?;
-        serve_transmission(stream, device, chosen.session, chosen.leftover, &shutdown).await
+        serve_transmission(stream, device, chosen.session, chosen.leftover, share, &shutdown).await
     });
     match served.await {
         Ok(end) => info!(name, ?end, "client detached"),

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use nbd_server::{MemDevice, Shutdown, SingleExport, serve};
+use nbd_server::{Budget, MemDevice, Shutdown, SingleExport, serve};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         on_signal.trigger();
     });
-    serve(listener, Arc::new(exports), &shutdown).await;
+    serve(listener, Arc::new(exports), &Budget::default(), &shutdown).await;
     std::fs::remove_file(socket)?;
     Ok(())
 }

@@ -18,16 +18,18 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use nbd_server::{MemDevice, Shutdown, SingleExport, serve};
+//! use nbd_server::{Budget, MemDevice, Shutdown, SingleExport, serve};
 //!
 //! # async fn example() -> std::io::Result<()> {
 //! let exports = SingleExport::new("scratch", Arc::new(MemDevice::new(1 << 30)));
 //! let listener = tokio::net::UnixListener::bind("/tmp/scratch.sock")?;
-//! serve(listener, Arc::new(exports), &Shutdown::new()).await; // qemu-img info 'nbd+unix:///?socket=/tmp/scratch.sock'
+//! // qemu-img info 'nbd+unix:///?socket=/tmp/scratch.sock'
+//! serve(listener, Arc::new(exports), &Budget::default(), &Shutdown::new()).await;
 //! # Ok(())
 //! # }
 //! ```
 
+mod budget;
 mod device;
 mod export;
 pub mod handshake;
@@ -37,14 +39,17 @@ mod session;
 pub mod transmission;
 mod wire;
 
+pub use budget::{
+    Budget, Limits, MAX_BYTES_IN_FLIGHT, MAX_REQUESTS_IN_FLIGHT, OWN_BYTES, OWN_REQUESTS, Share,
+};
 pub use device::{
     BlockDevice, BlockSize, DeviceError, DeviceInfo, ErrorKind, Extent, ReadData, Segment, ZeroFlags,
 };
 pub use export::{ExportError, ExportInfo, Exports, Opened, SingleExport};
 pub use mem::MemDevice;
 pub use server::{
-    End, HANDSHAKE_TIMEOUT, Listener, MAX_BYTES_IN_FLIGHT, MAX_REQUESTS_IN_FLIGHT, NegotiateError,
-    Negotiated, Shutdown, TransmissionError, negotiate, serve, serve_connection, serve_transmission,
+    End, HANDSHAKE_TIMEOUT, Listener, NegotiateError, Negotiated, Shutdown, TransmissionError, negotiate,
+    serve, serve_connection, serve_transmission,
 };
 pub use session::Session;
 pub use wire::{Errno, MAX_PAYLOAD};

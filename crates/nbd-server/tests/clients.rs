@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nbd_server::{
-    BlockDevice, DeviceError, DeviceInfo, ErrorKind, ExportError, ExportInfo, Exports, MemDevice, Opened,
-    Shutdown, serve,
+    BlockDevice, Budget, DeviceError, DeviceInfo, ErrorKind, ExportError, ExportInfo, Exports, MemDevice,
+    Opened, Shutdown, serve,
 };
 use tempfile::TempDir;
 
@@ -75,7 +75,11 @@ impl Server {
                 let unix = tokio::net::UnixListener::bind(&socket).unwrap();
                 let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(tcp.local_addr().unwrap().port()).unwrap();
-                tokio::join!(serve(unix, Arc::clone(&pool), &stop), serve(tcp, pool, &stop));
+                let budget = Budget::default();
+                tokio::join!(
+                    serve(unix, Arc::clone(&pool), &budget, &stop),
+                    serve(tcp, pool, &budget, &stop)
+                );
             });
             std::fs::remove_file(socket).unwrap();
         }));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use nbd_server::{
-    BlockDevice, DeviceError, DeviceInfo, End, MAX_PAYLOAD, MAX_REQUESTS_IN_FLIGHT, MemDevice,
+    BlockDevice, Budget, DeviceError, DeviceInfo, End, MAX_PAYLOAD, MAX_REQUESTS_IN_FLIGHT, MemDevice,
     NegotiateError, ReadData, Session, Shutdown, SingleExport, TransmissionError, ZeroFlags, negotiate,
     serve_connection, serve_transmission,
 };
@@ -71,14 +71,18 @@ struct Connection {
 
 /// The transmission phase with simple replies.
 fn connect<D: BlockDevice>(device: Arc<D>, pipe: usize) -> Connection {
+    connect_within(&Budget::default(), device, pipe)
+}
+
+fn connect_within<D: BlockDevice>(budget: &Budget, device: Arc<D>, pipe: usize) -> Connection {
     let (client, stream) = duplex(pipe);
     let session = Session::new(&device.info(), false, false);
+    let share = budget.connect().expect("a share");
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
-    let server =
-        tokio::spawn(
-            async move { serve_transmission(stream, device, session, BytesMut::new(), &stop).await },
-        );
+    let server = tokio::spawn(async move {
+        serve_transmission(stream, device, session, BytesMut::new(), share, &stop).await
+    });
     Connection { client, server, shutdown }
 }
 
@@ -196,7 +200,8 @@ async fn no_more_bytes_are_asked_of_the_device_than_may_be_in_flight() {
     gate.has_begun(2).await;
     gate.permits.add_permits(10);
     // What is read but not taken by the client counts, too.
-    gate.has_begun(3).await;
+    gate.has_begun(2).await;
+    assert_eq!(gate.finished.load(Ordering::Relaxed), 2);
     for _ in 0..10 {
         read_reply(&mut c.client, MAX_PAYLOAD as usize).await;
     }
@@ -337,7 +342,9 @@ async fn negotiation_and_transmission_may_be_driven_apart() {
     assert_eq!(negotiated.leftover, write(1, 0, b"data"));
     let device = negotiated.export.export;
     let server = tokio::spawn(async move {
-        serve_transmission(stream, device, negotiated.session, negotiated.leftover, &Shutdown::new()).await
+        let share = Budget::default().connect().expect("a share");
+        let (session, leftover) = (negotiated.session, negotiated.leftover);
+        serve_transmission(stream, device, session, leftover, share, &Shutdown::new()).await
     });
     let mut greeting = [0; 18 + 20 + 12 + 20];
     client.read_exact(&mut greeting).await.unwrap();
@@ -368,7 +375,9 @@ async fn hostile_handshakes_end_and_the_server_lives() {
     ] {
         let (mut client, stream) = duplex(1000);
         client.write_all(bytes).await.unwrap();
-        timeout(SOON, serve_connection(stream, &exports, &Shutdown::new())).await.expect("an end in time");
+        timeout(SOON, serve_connection(stream, &exports, &Budget::default(), &Shutdown::new()))
+            .await
+            .expect("an end in time");
         let mut greeting = Vec::new();
         client.read_to_end(&mut greeting).await.unwrap();
         assert_eq!(greeting.len(), 18, "nothing but the greeting was sent");

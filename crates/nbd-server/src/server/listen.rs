@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::budget::{Budget, Share};
 use crate::device::BlockDevice;
 use crate::export::Exports;
 use crate::server::{HANDSHAKE_TIMEOUT, Shutdown, negotiate, serve_transmission};
@@ -41,8 +42,14 @@ impl From<TcpListener> for Listener {
 }
 
 /// Serves `exports` to all who connect, until `shutdown`; then waits for the connections to finish.
-pub async fn serve<X, D>(listener: impl Into<Listener> + Send, exports: Arc<X>, shutdown: &Shutdown)
-where
+///
+/// Servers may share a `budget`. Connections of which it has no share are closed at once.
+pub async fn serve<X, D>(
+    listener: impl Into<Listener> + Send,
+    exports: Arc<X>,
+    budget: &Budget,
+    shutdown: &Shutdown,
+) where
     X: Exports<Export = Arc<D>>,
     D: BlockDevice,
 {
@@ -56,11 +63,20 @@ where
             accepted = accept(&listener, &handshakes) => accepted,
         };
         match accepted {
-            Ok((Stream::Unix(stream), permit)) => {
-                connections.spawn(connection(stream, Arc::clone(&exports), shutdown.clone(), permit));
-            }
-            Ok((Stream::Tcp(stream), permit)) => {
-                connections.spawn(connection(stream, Arc::clone(&exports), shutdown.clone(), permit));
+            Ok((stream, permit)) => {
+                let Some(share) = budget.connect() else {
+                    refused(budget);
+                    continue;
+                };
+                let (exports, shutdown) = (Arc::clone(&exports), shutdown.clone());
+                match stream {
+                    Stream::Unix(stream) => {
+                        connections.spawn(connection(stream, exports, shutdown, share, permit))
+                    }
+                    Stream::Tcp(stream) => {
+                        connections.spawn(connection(stream, exports, shutdown, share, permit))
+                    }
+                };
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -75,14 +91,22 @@ where
 
 /// Conducts the handshake with a client and serves the export that it chooses.
 ///
-/// Ends when the client or `shutdown` ends it; what went wrong with the client is logged.
-pub async fn serve_connection<S, X, D>(stream: S, exports: &X, shutdown: &Shutdown)
+/// Ends when the client or `shutdown` ends it, or at once if `budget` has no share for it; what went wrong is logged.
+pub async fn serve_connection<S, X, D>(stream: S, exports: &X, budget: &Budget, shutdown: &Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     X: Exports<Export = Arc<D>>,
     D: BlockDevice,
 {
-    converse(stream, exports, shutdown, || ()).await;
+    match budget.connect() {
+        Some(share) => converse(stream, exports, shutdown, share, || ()).await,
+        None => refused(budget),
+    }
+}
+
+fn refused(budget: &Budget) {
+    let limit = budget.limits().connections;
+    warn!(limit, "closed a new connection: as many as may be are open");
 }
 
 enum Stream {
@@ -107,17 +131,27 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn connection<S, X, D>(stream: S, exports: Arc<X>, shutdown: Shutdown, permit: OwnedSemaphorePermit)
-where
+async fn connection<S, X, D>(
+    stream: S,
+    exports: Arc<X>,
+    shutdown: Shutdown,
+    share: Share,
+    permit: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     X: Exports<Export = Arc<D>>,
     D: BlockDevice,
 {
-    converse(stream, &*exports, &shutdown, || drop(permit)).await;
+    converse(stream, &*exports, &shutdown, share, || drop(permit)).await;
 }
 
-async fn converse<S, X, D>(mut stream: S, exports: &X, shutdown: &Shutdown, negotiated: impl FnOnce() + Send)
-where
+async fn converse<S, X, D>(
+    mut stream: S,
+    exports: &X,
+    shutdown: &Shutdown,
+    share: Share,
+    negotiated: impl FnOnce() + Send,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     X: Exports<Export = Arc<D>>,
     D: BlockDevice,
@@ -134,7 +168,7 @@ where
     };
     let name = chosen.export.name;
     let device = chosen.export.export;
-    match serve_transmission(stream, device, chosen.session, chosen.leftover, shutdown).await {
+    match serve_transmission(stream, device, chosen.session, chosen.leftover, share, shutdown).await {
         Ok(end) => debug!(name, ?end, "connection ended"),
         Err(error) => warn!(name, error = &error as &dyn std::error::Error, "connection failed"),
     }

@@ -14,4 +14,4 @@ mod transmit;
 pub use listen::{Listener, serve, serve_connection};
 pub use negotiate::{HANDSHAKE_TIMEOUT, NegotiateError, Negotiated, negotiate};
 pub use shutdown::Shutdown;
-pub use transmit::{End, MAX_BYTES_IN_FLIGHT, MAX_REQUESTS_IN_FLIGHT, TransmissionError, serve_transmission};
+pub use transmit::{End, TransmissionError, serve_transmission};

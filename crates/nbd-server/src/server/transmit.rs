@@ -4,6 +4,7 @@
 //! replies that are ready by one vectored write. So requests that arrive together reach the device together, before
 //! any of them is waited for, and the number of system calls goes down as the load goes up.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -18,16 +19,11 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tracing::debug;
 
+use crate::budget::Share;
 use crate::device::BlockDevice;
 use crate::server::Shutdown;
 use crate::session::Session;
 use crate::transmission::{Answer, Incoming, ReplyQueue, Request, RequestError, RequestReader};
-
-/// A connection with this many unanswered requests is not read any further.
-pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
-/// A connection with this many bytes of payload in flight, in either direction, is not read any further. Its last
-/// request may exceed that by [`MAX_PAYLOAD`](crate::MAX_PAYLOAD).
-pub const MAX_BYTES_IN_FLIGHT: usize = 64 << 20;
 
 const MAX_SLICES: usize = 128;
 /// How long to wait for the client to close first.
@@ -56,7 +52,8 @@ pub enum TransmissionError {
 }
 
 /// Serves `device` to a client that has finished its handshake, until one of them ends it. Requests run
-/// concurrently, all in this future.
+/// concurrently, all in this future; how many, and how much memory they take, is limited by the connection's `share` of
+/// a [`Budget`](crate::Budget).
 ///
 /// Requests that were started are always finished, even if nobody is left to get the answer; they are abandoned only
 /// if this future is dropped. After [`Shutdown`] no more requests are read; what is in flight may take its time.
@@ -68,6 +65,7 @@ pub async fn serve_transmission<S, D>(
     device: Arc<D>,
     session: Session,
     leftover: BytesMut,
+    share: Share,
     shutdown: &Shutdown,
 ) -> Result<End, TransmissionError>
 where
@@ -78,9 +76,9 @@ where
     let start = |Request { cookie, command }| {
         let shared = Arc::clone(&shared);
         async move {
-            let payload = command.payload_len();
+            let payload_len = command.payload_len();
             let (device, session) = &*shared;
-            Finished { cookie, payload, answer: command.run(&**device, session).await }
+            Finished { cookie, payload_len, answer: command.run(&**device, session).await }
         }
     };
     let mut connection = Connection {
@@ -89,7 +87,11 @@ where
         reader: RequestReader::new(session, leftover),
         start,
         running: FuturesUnordered::new(),
-        payload: 0,
+        share,
+        receiving: None,
+        is_full: false,
+        written: 0,
+        unwritten: VecDeque::new(),
         input: Ok(None),
         output: Ok(()),
     };
@@ -123,7 +125,7 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, linger: bool) 
 
 struct Finished {
     cookie: u64,
-    payload: usize,
+    payload_len: usize,
     answer: Answer,
 }
 
@@ -132,9 +134,17 @@ struct Connection<'a, S, R, F> {
     reader: RequestReader,
     start: R,
     running: FuturesUnordered<F>,
-    /// Bytes of payload of what is running.
-    payload: usize,
+    /// What is paid for: what is received, running, or a reply that is not written.
+    share: Share,
+    /// The payload of the request that is paid for and not complete.
+    receiving: Option<usize>,
+    /// Whether the next request is there and finds no room.
+    is_full: bool,
     replies: ReplyQueue,
+    /// Bytes of replies that were written.
+    written: u64,
+    /// Where each reply in `replies` ends, counted as `written`, and the payload of its request.
+    unwritten: VecDeque<(u64, usize)>,
     /// `Ok(None)` while requests are read.
     input: Result<Option<End>, TransmissionError>,
     output: io::Result<()>,
@@ -150,40 +160,52 @@ where
         matches!(self.input, Ok(None)) && self.output.is_ok()
     }
 
-    fn has_room(&self) -> bool {
-        self.running.len() < MAX_REQUESTS_IN_FLIGHT
-            && self.payload + self.replies.remaining() < MAX_BYTES_IN_FLIGHT
-    }
-
     /// Resolves when nothing is to be read, run or written any more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            self.start_requests();
+            self.start_requests(cx);
             while let Poll::Ready(Some(finished)) = self.running.poll_next_unpin(cx) {
-                self.payload -= finished.payload;
                 self.replies.push(finished.cookie, finished.answer);
+                let end = self.written + self.replies.remaining() as u64;
+                self.unwritten.push_back((end, finished.payload_len));
             }
             // Pending or not: what is not written counts as in flight.
             let _ = self.poll_write(cx);
+            self.give_back();
             // Requests that were there but had no room.
-            let more = self.start_requests();
+            let more = self.start_requests(cx);
             let read = self.poll_read(cx);
-            if !self.is_reading() && self.running.is_empty() && !self.replies.has_remaining() {
-                return Poll::Ready(());
+            if !self.is_reading() {
+                self.stop_receiving();
+                if self.running.is_empty() && !self.replies.has_remaining() {
+                    return Poll::Ready(());
+                }
             }
             if read.is_pending() && !more {
+                if self.running.is_empty() {
+                    self.reader.relax();
+                }
                 return Poll::Pending;
             }
         }
     }
 
     /// Starts what is complete and has room; whether there was anything.
-    fn start_requests(&mut self) -> bool {
+    fn start_requests(&mut self, cx: &Context<'_>) -> bool {
         let mut started = false;
-        while self.is_reading() && self.has_room() {
-            match self.reader.next_request() {
+        self.is_full = false;
+        while self.is_reading() {
+            let Self { reader, share, receiving, is_full, .. } = self;
+            let next = reader.next_request(|payload_len| {
+                *is_full = share.poll_take(cx, payload_len).is_pending();
+                if !*is_full {
+                    *receiving = Some(payload_len);
+                }
+                !*is_full
+            });
+            match next {
                 Ok(Some(Incoming::Request(request))) => {
-                    self.payload += request.command.payload_len();
+                    self.receiving = None;
                     self.running.push((self.start)(request));
                     started = true;
                 }
@@ -193,6 +215,27 @@ where
             }
         }
         started
+    }
+
+    /// What a client that goes away in the middle of a request leaves behind.
+    fn stop_receiving(&mut self) {
+        self.reader.close();
+        self.share.stop_waiting();
+        if let Some(payload_len) = self.receiving.take() {
+            self.share.give_back(payload_len);
+            self.share.settle();
+        }
+    }
+
+    /// Gives back what the requests took whose replies are written.
+    fn give_back(&mut self) {
+        while let Some(&(end, payload_len)) = self.unwritten.front()
+            && end <= self.written
+        {
+            self.unwritten.pop_front();
+            self.share.give_back(payload_len);
+        }
+        self.share.settle();
     }
 
     /// Ready when all replies are written, or can't be.
@@ -209,7 +252,10 @@ where
             };
             match written {
                 Ok(0) => self.output = Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.replies.advance(count),
+                Ok(count) => {
+                    self.replies.advance(count);
+                    self.written += count as u64;
+                }
                 Err(error) => self.output = Err(error),
             }
         }
@@ -218,7 +264,7 @@ where
 
     /// Ready when something was read, or the input ended.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_reading() || !self.has_room() {
+        if !self.is_reading() || self.is_full {
             return Poll::Pending;
         }
         let mut space = self.reader.space();

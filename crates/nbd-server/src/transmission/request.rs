@@ -14,7 +14,8 @@ use crate::wire::{self, Errno, MAX_PAYLOAD, command, command_flag as flag, trans
 pub const MAX_SKIPPED_PAYLOAD: u32 = 2 * MAX_PAYLOAD;
 
 const HEADER_LEN: usize = 28;
-/// Payloads above this get a buffer of their own; others are slices of the one they arrived in.
+/// A payload above this gets its buffer before it has arrived; others are copied from where small requests arrive, which
+/// costs less than another call of the system.
 const LARGE_PAYLOAD: usize = 32 << 10;
 /// Least and most bytes to ask the socket for. It starts low, so that idle connections cost little and little of a
 /// large payload lands in the shared buffer, and doubles while the client sends as much as is asked for.
@@ -137,6 +138,8 @@ pub enum RequestError {
 /// Reads requests, payloads included, with as little copying as the cuts between the bytes allow.
 ///
 /// Fill [`space`](Self::space) from the socket, then call [`next_request`](Self::next_request) until it has none.
+///
+/// A payload never shares memory with another one, nor with this reader: what a request holds is as long as its payload.
 #[derive(Debug)]
 pub struct RequestReader {
     session: Session,
@@ -150,8 +153,18 @@ pub struct RequestReader {
 #[derive(Debug)]
 enum State {
     Header,
-    Payload { header: Header, payload: BytesMut },
-    Skip { cookie: u64, left: usize, errno: Errno, reason: &'static str },
+    /// The header of a write is still in the buffer, and its payload will be, too.
+    Admitted,
+    Payload {
+        header: Header,
+        payload: BytesMut,
+    },
+    Skip {
+        cookie: u64,
+        left: usize,
+        errno: Errno,
+        reason: &'static str,
+    },
     Closed,
 }
 
@@ -185,20 +198,28 @@ impl RequestReader {
 
     /// The next request, if all of it is there.
     ///
+    /// Each is announced to `admit` with the length of its payload ([`Command::payload_len`], bytes) before there is
+    /// room for it. If it is not admitted, it is announced again by the next call; there is no use in reading further
+    /// meanwhile.
+    ///
     /// # Errors
     /// The connection is to be closed; there will be no further requests.
-    pub fn next_request(&mut self) -> Result<Option<Incoming>, RequestError> {
+    pub fn next_request(
+        &mut self,
+        mut admit: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Incoming>, RequestError> {
         if self.buffer.len() >= self.full_at {
             self.read_size = (2 * self.read_size).min(MAX_READ);
         }
         self.full_at = usize::MAX;
         loop {
             match std::mem::replace(&mut self.state, State::Closed) {
-                State::Header if self.buffer.len() >= HEADER_LEN => {
-                    if let Some(incoming) = self.on_header()? {
+                state @ (State::Header | State::Admitted) if self.buffer.len() >= HEADER_LEN => {
+                    let admitted = matches!(state, State::Admitted);
+                    if let Some(incoming) = self.on_header(|len| admitted || admit(len))? {
                         return Ok(Some(incoming));
                     }
-                    if matches!(self.state, State::Header) {
+                    if matches!(self.state, State::Header | State::Admitted) {
                         return Ok(None);
                     }
                 }
@@ -223,34 +244,58 @@ impl RequestReader {
         }
     }
 
-    /// With a complete header in the buffer. Leaves it there, and the state `Header`, if the payload that follows is
-    /// small and not complete.
-    fn on_header(&mut self) -> Result<Option<Incoming>, RequestError> {
+    /// Gives memory back while nothing is going on.
+    pub fn relax(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > MIN_READ {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Ends it: gives all memory back, and has no further requests.
+    pub fn close(&mut self) {
+        self.state = State::Closed;
+        self.buffer = BytesMut::new();
+    }
+
+    /// With a complete header in the buffer. Leaves it there, and the state `Header` or `Admitted`, if it is not admitted
+    /// or the payload that follows is small and not complete.
+    fn on_header(&mut self, admit: impl FnOnce(usize) -> bool) -> Result<Option<Incoming>, RequestError> {
         let header = Header::parse(&self.buffer)?;
         if header.command == command::DISC {
             return Ok(Some(Incoming::Disconnect));
         }
         let checked = check(&header, &self.session);
-        if header.command != command::WRITE {
+        let len = header.len as usize;
+        let is_write = header.command == command::WRITE;
+        if is_write && checked.is_err() && header.len > MAX_SKIPPED_PAYLOAD {
+            return Err(RequestError::PayloadTooLong { len: header.len });
+        }
+        let payload_len = match &checked {
+            Ok(_) if is_write => len,
+            Ok(command) => command.payload_len(),
+            Err(_) => 0,
+        };
+        if !admit(payload_len) {
+            self.state = State::Header;
+            return Ok(None);
+        }
+        if !is_write {
             self.buffer.advance(HEADER_LEN);
             self.state = State::Header;
             let command = checked.unwrap_or_else(|(errno, reason)| Command::Refused { errno, reason });
             return Ok(Some(request(header.cookie, command)));
         }
-        let len = header.len as usize;
         if let Err((errno, reason)) = checked {
-            if header.len > MAX_SKIPPED_PAYLOAD {
-                return Err(RequestError::PayloadTooLong { len: header.len });
-            }
             self.buffer.advance(HEADER_LEN);
             self.state = State::Skip { cookie: header.cookie, left: len, errno, reason };
         } else if self.buffer.len() >= HEADER_LEN + len {
-            self.buffer.advance(HEADER_LEN);
+            let payload = Bytes::copy_from_slice(&self.buffer[HEADER_LEN..HEADER_LEN + len]);
+            self.buffer.advance(HEADER_LEN + len);
             self.state = State::Header;
-            return Ok(Some(write(header, self.buffer.split_to(len).freeze())));
+            return Ok(Some(write(header, payload)));
         } else if len <= LARGE_PAYLOAD {
             self.read_size = self.read_size.max(HEADER_LEN + len - self.buffer.len());
-            self.state = State::Header;
+            self.state = State::Admitted;
         } else {
             self.buffer.advance(HEADER_LEN);
             let mut payload = BytesMut::with_capacity(len);

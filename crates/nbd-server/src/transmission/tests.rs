@@ -31,7 +31,7 @@ fn receive(reader: &mut RequestReader, bytes: &[u8], cut: usize) -> Result<Vec<I
     let mut pieces = bytes.chunks(cut);
     let mut piece: &[u8] = &[];
     loop {
-        while let Some(incoming) = reader.next_request()? {
+        while let Some(incoming) = reader.next_request(|_| true)? {
             let end = incoming == Incoming::Disconnect;
             all.push(incoming);
             if end {
@@ -215,7 +215,7 @@ fn an_overlong_write_is_skipped_and_an_absurd_one_ends_the_connection() {
     let mut reader = RequestReader::new(structured(), BytesMut::new());
     let bytes = header(0, command::WRITE, 1, 0, u32::MAX);
     assert_eq!(receive(&mut reader, &bytes, 28), Err(RequestError::PayloadTooLong { len: u32::MAX }));
-    assert_eq!(reader.next_request(), Ok(None), "and nothing more");
+    assert_eq!(reader.next_request(|_| true), Ok(None), "and nothing more");
 }
 
 #[test]
@@ -237,22 +237,77 @@ fn a_large_payload_is_read_into_a_buffer_of_its_size() {
     assert_eq!(reader.space().remaining_mut(), left);
     assert_eq!(reader.space().get_ref().capacity(), len as usize);
     reader.space().put_bytes(2, left);
-    let Ok(Some(Incoming::Request(request))) = reader.next_request() else { panic!() };
+    let Ok(Some(Incoming::Request(request))) = reader.next_request(|_| true) else { panic!() };
     assert_eq!(request.command.payload_len(), len as usize);
 }
 
 #[test]
-fn small_payloads_are_not_copied() {
-    let mut leftover = BytesMut::new();
-    leftover.extend_from_slice(&[header(0, command::WRITE, 1, 0, 4), b"data".to_vec()].concat());
-    let at = leftover[28..].as_ptr();
-    let mut reader = RequestReader::new(structured(), leftover);
-    let Ok(Some(Incoming::Request(Request { command: Command::Write { data, .. }, .. }))) =
-        reader.next_request()
-    else {
-        panic!()
+fn a_payload_takes_no_more_memory_than_its_length() {
+    let mut reader = RequestReader::new(structured(), BytesMut::new());
+    let write = |len: u32| [header(0, command::WRITE, 1, 0, len), vec![5; len as usize]].concat();
+    let lens = [1, 4096, 100, 32 << 10, (32 << 10) + 1, 100_000, 7];
+    let bytes: Vec<u8> = lens.into_iter().flat_map(write).collect();
+    let incoming = receive(&mut reader, &bytes, 50_000).unwrap();
+    let payload = |incoming| match incoming {
+        Incoming::Request(Request { command: Command::Write { data, .. }, .. }) => data,
+        other => panic!("{other:?}"),
     };
-    assert_eq!((data.as_ptr(), &data[..]), (at, &b"data"[..]));
+    let payloads: Vec<Bytes> = incoming.into_iter().map(payload).collect();
+    assert_eq!(payloads.iter().map(Bytes::len).collect::<Vec<_>>(), lens.map(|len| len as usize));
+    for payload in payloads {
+        let len = payload.len();
+        let whole = payload.try_into_mut().expect("shared with nothing");
+        assert_eq!(whole.capacity(), len);
+    }
+}
+
+#[test]
+fn a_request_is_announced_until_it_is_admitted_and_waits_with_its_payload_unread() {
+    for len in [0, 100, 50_000] {
+        let mut reader = RequestReader::new(structured(), BytesMut::new());
+        assert_eq!(receive(&mut reader, &header(0, command::FLUSH, 1, 0, 0), 28).unwrap().len(), 1);
+        reader.space().put_slice(&header(0, command::WRITE, 2, 0, len));
+        let mut announced = Vec::new();
+        for _ in 0..2 {
+            let refused = reader.next_request(|len| {
+                announced.push(len);
+                false
+            });
+            assert_eq!(refused, Ok(None));
+        }
+        assert_eq!(announced, [len as usize; 2]);
+        assert!(reader.space().get_ref().capacity() < 50_000, "there is no room for the payload");
+        let admitted = reader.next_request(|_| true);
+        assert_eq!(admitted.unwrap().is_some(), len == 0);
+        let rest = vec![1; len as usize];
+        for piece in rest.chunks(40) {
+            reader.space().put_slice(piece);
+            let next = reader.next_request(|_| panic!("it was admitted"));
+            assert!(next.is_ok());
+        }
+    }
+}
+
+#[test]
+fn what_is_announced_is_the_memory_that_the_request_and_its_answer_take() {
+    let s = structured();
+    let announced = |number, len| {
+        let mut reader = RequestReader::new(s.clone(), BytesMut::from(&header(0, number, 1, 0, len)[..]));
+        let mut announced = None;
+        let _ = reader.next_request(|len| {
+            announced = Some(len);
+            true
+        });
+        announced
+    };
+    assert_eq!(announced(command::READ, 5), Some(5));
+    assert_eq!(announced(command::READ, MAX_PAYLOAD + 1), Some(0), "it is refused");
+    assert_eq!(announced(command::WRITE, 5), Some(5));
+    assert_eq!(announced(command::WRITE, MAX_PAYLOAD + 1), Some(0), "it is skipped");
+    assert_eq!(announced(command::TRIM, 64 << 20), Some(0));
+    assert_eq!(announced(command::FLUSH, 0), Some(0));
+    assert!(announced(command::BLOCK_STATUS, 1 << 20) > Some(100_000), "there may be many extents");
+    assert_eq!(announced(command::DISC, 0), None, "it has no answer");
 }
 
 /// The bytes that answer a request called 7.
