@@ -1,22 +1,4 @@
-//! Memory for requests, shared by all connections of a server.
-//!
-//! ```text
-//!  Share (a connection) -- its own allowance: always there, nobody is asked
-//!                       \- the rest: from the pool --> Budget (the server)
-//! ```
-//! A request is paid for before room is made for its payload, that of a read before the device is asked, and given
-//! back when its reply is written. A connection that finds no room is not read until there is some.
-//!
-//! * **The own allowance** ([`OWN_REQUESTS`], [`OWN_BYTES`]) lets small requests of one connection go on whatever the
-//!   others do.
-//! * **First come, first served.** Who waits is served in turn, so large requests do not starve among small ones.
-//! * **Nobody takes all.** A connection that has a quarter of what is left of the pool, or more, gets no more, and is
-//!   passed over in the queue. So disks whose cluster does not answer leave room for the others. (As switches share their
-//!   packet buffers: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
-//! * **Nothing is held while waiting** but for requests that go on without what is waited for, so there is no deadlock.
-//!   A payload is paid for as a whole before its first byte is read: no two can wait for each other's rest. A client
-//!   that stops in the middle of one keeps that, and never more than a connection may have.
-//! * A request of more than the whole pool is served once nobody else has any of it.
+//! What the connections of a server may have in flight together: see [`Budget`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -60,7 +42,25 @@ impl Limits {
     }
 }
 
-/// Memory for requests, shared by all connections of a server. See the [module](self). Clones are the same budget.
+/// Memory for requests, shared by all connections of a server. Clones are the same budget.
+///
+/// ```text
+///  Share (a connection) -- its own allowance: always there, nobody is asked
+///                       \- the rest: from the pool --> Budget (the server)
+/// ```
+/// A request is paid for before room is made for its payload, that of a read before the device is asked, and given
+/// back when its reply is written. A connection that finds no room is not read until there is some.
+///
+/// * **The own allowance** ([`OWN_REQUESTS`], [`OWN_BYTES`]) lets small requests of one connection go on whatever the
+///   others do.
+/// * **First come, first served.** Who waits is served in turn, so large requests do not starve among small ones.
+/// * **Nobody takes all.** A connection that has a quarter of what is left of the pool, or more, gets no more, and is
+///   passed over in the queue. So disks whose cluster does not answer leave room for the others. (As switches share their
+///   packet buffers: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.)
+/// * **Nothing is held while waiting** but for requests that go on without what is waited for, so there is no deadlock.
+///   A payload is paid for as a whole before its first byte is read: no two can wait for each other's rest. A client
+///   that stops in the middle of one keeps that, and never more than a connection may have.
+/// * A request of more than the whole pool is served once nobody else has any of it.
 #[derive(Clone)]
 pub struct Budget(Arc<Inner>);
 
