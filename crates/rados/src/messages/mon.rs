@@ -249,6 +249,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_map_of_monitors_tells_when_the_keys_of_services_were_replaced() {
+        let map = MonMap::decode_from(include_bytes!("../../testdata/tentacle/monmap")).unwrap();
+        assert_eq!((map.epoch, map.auth_epoch), (Epoch(2), Epoch(7)));
+        assert_eq!(map.mons.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        let addr = map.mons["b"].addrs.msgr2().unwrap();
+        assert!(map.contains(addr));
+        assert!(!map.contains(EntityAddr { addr: Some(([127, 0, 0, 1], 1).into()), ..addr }));
+    }
+
+    #[test]
     fn a_subscription_names_its_topics_in_order() {
         let mut what = BTreeMap::new();
         what.insert("osdmap", Subscription { start: 7, once: false });
