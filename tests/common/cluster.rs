@@ -97,6 +97,16 @@ impl Cluster {
         run_within(COMMAND_LIMIT, script().arg("revive").arg(&self.dir).arg(name)).success();
     }
 
+    /// Adds a monitor at an address of its own.
+    pub(crate) fn add_mon(&self, name: &str) {
+        run_within(COMMAND_LIMIT, script().arg("add-mon").arg(&self.dir).arg(name)).success();
+    }
+
+    /// Takes a monitor out of the cluster. Who starts after that finds the others in the cluster's ceph.conf.
+    pub(crate) fn remove_mon(&self, name: &str) {
+        run_within(COMMAND_LIMIT, script().arg("remove-mon").arg(&self.dir).arg(name)).success();
+    }
+
     /// Makes an image with `rbd create`; `options` are its options, the size among them.
     pub(crate) fn create(&self, options: &str) -> Image {
         let image = Image { spec: format!("rbdpool/disk{}", unique()) };

@@ -7,11 +7,13 @@
 
 mod cluster;
 mod guest;
+mod load;
 mod process;
 mod server;
 
 pub(crate) use cluster::{Cluster, Image, Release};
 pub(crate) use guest::Guest;
+pub(crate) use load::Load;
 pub(crate) use process::{Output, Running, run, run_within, start, wait_until};
 pub(crate) use server::{Server, program, qemu_io};
 
