@@ -108,6 +108,8 @@ pub(crate) struct MonClient<C, P> {
     osdmap_epoch: Epoch,
     last_tid: u64,
     session: Option<Session>,
+    /// Sessions in a row that ended because the monitor owed answers.
+    mute: u32,
     outbox: VecDeque<Message>,
     events: VecDeque<MonEvent<C, P>>,
 }
@@ -132,6 +134,7 @@ impl<C, P> MonClient<C, P> {
             osdmap_epoch: Epoch(0),
             last_tid: 0,
             session: None,
+            mute: 0,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -197,7 +200,7 @@ impl<C, P> MonClient<C, P> {
     /// # Errors
     /// [`MonSessionError`] if the monitor owes answers for too long, however alive it is: another one may be
     /// of more use.
-    pub(crate) fn check_answers(&self, now: Duration) -> Result<(), MonSessionError> {
+    pub(crate) fn check_answers(&mut self, now: Duration) -> Result<(), MonSessionError> {
         let Some(session) = &self.session else { return Ok(()) };
         let is_late = |since: Duration, limit| now.saturating_sub(since) > limit;
         if session.asked_tickets.is_some_and(|since| is_late(since, RENEWAL_LIMIT)) {
@@ -210,7 +213,10 @@ impl<C, P> MonClient<C, P> {
             .filter(|asked| matches!(asked.question, Question::NewestEpoch))
             .find_map(|asked| asked.sent);
         let greeting = (!session.greeted).then_some(session.opened);
-        if question.into_iter().chain(greeting).any(|since| is_late(since, ANSWER_LIMIT)) {
+        // If all are slow, coming back again and again makes them slower.
+        let limit = ANSWER_LIMIT.saturating_mul(1 << self.mute.min(3));
+        if question.into_iter().chain(greeting).any(|since| is_late(since, limit)) {
+            self.mute = self.mute.saturating_add(1);
             return Err(MonSessionError::Mute);
         }
         Ok(())
@@ -339,6 +345,9 @@ impl<C, P> MonClient<C, P> {
         }
         if let Some(session) = self.session.as_mut().filter(|session| !session.greeted) {
             session.greeted = true;
+            if !self.asked.values().any(Asked::is_about_epoch) {
+                self.mute = 0;
+            }
             // Up to Ceph 16 a monitor says nothing if it has no options for us.
             if !session.told_config {
                 self.events.push_back(MonEvent::Config(BTreeMap::new()));
@@ -368,6 +377,7 @@ impl<C, P> MonClient<C, P> {
             return None;
         }
         self.asked.retain(|tid, asked| *tid > question || !asked.is_about_epoch());
+        self.mute = 0;
         let epoch = Epoch(u32::try_from(reply.newest).unwrap_or(u32::MAX));
         Some(MonEvent::NewestEpoch { question, epoch })
     }

@@ -1,6 +1,7 @@
 //! The task that keeps a session with one of the monitors: finds one that answers, moves messages, finds
 //! another when it fails.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use cephx::AuthError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::OpError;
 use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
@@ -19,6 +20,7 @@ use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 use super::core::{Core, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
 use super::hunt::{Candidate, hunting_order};
+use super::options;
 
 /// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
 const PARALLEL: usize = 3;
@@ -26,8 +28,9 @@ const PARALLEL: usize = 3;
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest pause between rounds in which none answered.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After so many rounds in a row in which the monitors accept the user but not the instance it is lost.
-const REJECTIONS: u32 = 3;
+/// When the monitors accept the user but not the instance for so long it is lost. One that was away may first
+/// have to learn the newest keys from the others.
+const REJECTED_FOR: Duration = Duration::from_secs(30);
 /// How often to look at tickets, and at what the monitor has not answered.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -53,10 +56,10 @@ pub(super) fn spawn(core: Arc<Core>) {
 
 async fn run(core: &Arc<Core>) {
     let mut failures = 0;
-    let mut rejections = 0;
+    let mut rejected = None;
     let mut last = None;
     loop {
-        match hunt(core, batches(core, failures, last.as_ref())).await {
+        match hunt(core, batches(core, failures, last.as_ref()).await).await {
             Ok((target, mut link)) => {
                 let MonTarget { label, addr } = &target;
                 tracing::debug!(monitor = label, "monitor session open");
@@ -76,19 +79,23 @@ async fn run(core: &Arc<Core>) {
                 }
                 // One that accepts us and hangs up at once must not be asked in a busy loop.
                 failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
-                rejections = 0;
+                rejected = None;
                 last = Some(target);
             }
             Err(failed) => {
                 failures += 1;
-                rejections = if is_identity_lost(core, &failed).await { rejections + 1 } else { 0 };
-                if rejections >= REJECTIONS {
+                rejected = if is_identity_lost(core, &failed).await {
+                    rejected.or_else(|| Some(Instant::now()))
+                } else {
+                    None
+                };
+                if rejected.is_some_and(|since| since.elapsed() >= REJECTED_FOR) {
                     tracing::error!(
                         "the monitors do not recognise this client instance any more; restart it"
                     );
                     return core.end(OpError::IdentityLost);
                 }
-                report(core, failed);
+                report(core, failed, failures);
             }
         }
         sleep(backoff(failures, LONGEST_PAUSE)).await;
@@ -98,13 +105,13 @@ async fn run(core: &Arc<Core>) {
 /// Where to look, in batches of which a later one is tried when the ones before failed. The monitors' own map
 /// counts, once there is one; before that, the configuration. That is asked now and then later, too: all
 /// monitors may have moved while nobody listened. The monitor whose session ended `last` comes last.
-fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Vec<MonTarget>> {
+async fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Vec<MonTarget>> {
     let known: Vec<Candidate> = core.state.lock().monc.monitors().iter().map(Candidate::known).collect();
     let usable = known.iter().any(|mon| mon.target.addr.is_some()) && failures % 4 != 3;
     let candidates = if usable {
         known
     } else {
-        core.options.monitors.iter().cloned().map(Candidate::configured).collect()
+        configured(core, failures).await.into_iter().map(Candidate::configured).collect()
     };
     let mut batches = hunting_order(candidates, &mut |bound| random_below(bound, &*core.options.system));
     let addr = last.and_then(|last| last.addr);
@@ -114,6 +121,19 @@ fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Vec<MonT
     }
     batches.push(again);
     batches
+}
+
+/// The monitors of the configuration. When they do not answer, names may stand for other addresses by now.
+async fn configured(core: &Core, failures: u32) -> Vec<MonTarget> {
+    let mut targets = core.options.monitors.clone();
+    if failures > 0
+        && let Ok(Ok(again)) = timeout(DIAL_LIMIT, options::resolve_monitors(&core.options.config)).await
+    {
+        targets.extend(again);
+        let mut seen = BTreeSet::new();
+        targets.retain(|target| seen.insert(target.label.clone()));
+    }
+    targets
 }
 
 /// Tries batch after batch; the first monitor that accepts us wins.
@@ -174,12 +194,15 @@ fn random_below(bound: u64, system: &dyn System) -> u64 {
 }
 
 /// Remembers why none answered; ends the wait for the first session where trying again is of no use.
-fn report(core: &Core, failures: Vec<MonFailure>) {
+fn report(core: &Core, failures: Vec<MonFailure>, round: u32) {
     // Before the first session whoever connects is told, once.
     let connecting = matches!(*core.progress.borrow(), Progress::Connecting(_));
     for MonFailure { label, cause, .. } in &failures {
         let error = cause as &dyn std::error::Error;
-        if connecting || cause.is_transient() {
+        // Less and less often.
+        if !round.is_power_of_two() {
+            tracing::debug!(monitor = label, error, "monitor failed");
+        } else if connecting || cause.is_transient() {
             tracing::info!(monitor = label, error, "monitor failed");
         } else {
             tracing::warn!(monitor = label, error, "monitor failed; it will be tried again");

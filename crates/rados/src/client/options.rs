@@ -154,14 +154,20 @@ fn warn_if_open(_: &Path) {}
 
 /// The monitors of `mon_host`, or of DNS where there is none.
 async fn monitors(config: &Config) -> Result<Vec<MonTarget>, ConnectError> {
-    let mut targets = Vec::new();
-    for monitor in config.mon_hosts()? {
-        targets.extend(resolve(&monitor).await?);
-    }
+    let mut targets = resolve_monitors(config).await?;
     if targets.is_empty() {
         let srv = config.mon_dns_srv();
         targets =
             dns::srv(&srv).await.map_err(|source| ConnectError::NoMonitors { query: srv.query(), source })?;
+    }
+    Ok(targets)
+}
+
+/// The monitors of `mon_host`.
+pub(super) async fn resolve_monitors(config: &Config) -> Result<Vec<MonTarget>, ConnectError> {
+    let mut targets = Vec::new();
+    for monitor in config.mon_hosts()? {
+        targets.extend(resolve(&monitor).await?);
     }
     Ok(targets)
 }

@@ -222,6 +222,23 @@ fn a_monitor_that_does_not_answer_easy_questions_is_of_no_use() {
 }
 
 #[test]
+fn monitors_that_are_all_slow_get_more_time() {
+    let mut monc = MonClient::new(String::new());
+    let mut patience = || {
+        monc.session_opened(addr(1), T0);
+        let late = (0..).find(|seconds| monc.check_answers(after(*seconds)).is_err());
+        monc.session_closed();
+        late.unwrap() - 1
+    };
+    assert_eq!([(); 5].map(|()| patience()), [10, 20, 40, 80, 80]);
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    monc.session_closed();
+    open(&mut monc);
+    assert_eq!(monc.check_answers(after(11)), Err(MonSessionError::Mute), "they answered in between");
+}
+
+#[test]
 fn a_monitor_that_gives_no_tickets_is_of_no_use() {
     let mut monc = MonClient::new(String::new());
     open(&mut monc);
