@@ -1,12 +1,15 @@
 //! An image as a block device.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use ceph_conf::{Config, ValueError};
 use nbd_server::{BlockDevice, DeviceError, DeviceInfo, ErrorKind, Extent, ReadData, Segment, ZeroFlags};
 use rados::{Errno, IoCtx};
-use rbd::{Image, ImageError, LockError};
+use rbd::{DiscardOptions, Image, ImageError, LockError};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::report::sentence;
@@ -18,12 +21,23 @@ pub(crate) struct Device {
     image: Image<IoCtx>,
     /// For messages: the image's full name.
     name: String,
+    /// Changes when the monitors say so.
+    config: Mutex<watch::Receiver<Arc<Config>>>,
     complaints: Complaints,
 }
 
 impl Device {
-    pub(crate) fn new(image: Image<IoCtx>, name: String) -> Self {
-        Self { image, name, complaints: Complaints { since: Instant::now(), next: AtomicU64::new(0) } }
+    pub(crate) fn new(image: Image<IoCtx>, name: String, mut config: watch::Receiver<Arc<Config>>) -> Self {
+        config.mark_changed();
+        let complaints = Complaints { since: Instant::now(), next: AtomicU64::new(0) };
+        Self { image, name, config: Mutex::new(config), complaints }
+    }
+
+    fn follow_config(&self) {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if config.has_changed().unwrap_or(false) {
+            self.image.set_discard_options(discard_options(&config.borrow_and_update()));
+        }
     }
 
     /// Finishes what is under way, gives the exclusive lock back and stops watching.
@@ -77,6 +91,7 @@ impl BlockDevice for Device {
     }
 
     async fn trim(&self, offset: u64, len: u64, _fua: bool) -> Result<(), DeviceError> {
+        self.follow_config();
         self.image.discard(offset, len).await.map_err(|error| self.failed("discard", offset, &error))
     }
 
@@ -107,6 +122,23 @@ impl BlockDevice for Device {
             Err(error) => Err(self.failed("block status", offset, &error)),
         }
     }
+}
+
+fn discard_options(config: &Config) -> DiscardOptions {
+    let default = DiscardOptions::default();
+    DiscardOptions {
+        skip_partial: or_default(config.get_bool("rbd_skip_partial_discard"), default.skip_partial),
+        granularity: or_default(config.get_size("rbd_discard_granularity_bytes"), default.granularity),
+    }
+}
+
+fn or_default<T>(value: Result<Option<T>, ValueError>, default: T) -> T {
+    value
+        .unwrap_or_else(|error| {
+            warn!("{}; the default counts", sentence(&error));
+            None
+        })
+        .unwrap_or(default)
 }
 
 fn segment(segment: rbd::Segment) -> Segment {

@@ -141,7 +141,7 @@ async fn open_all(
         };
         opening.push(async move {
             let image = cluster.open(&target, read_only).await?;
-            let device = Device::new(image, target.spec.to_string());
+            let device = Device::new(image, target.spec.to_string(), cluster.client().config());
             Ok((number, target.name, device, cluster))
         });
     }

@@ -21,8 +21,8 @@ pub use error::{ImageError, OpenError};
 pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
 pub use image::{
-    Extent, Image, ImageDetails, ImageInfo, ImageRef, MirroringInfo, OpenOptions, ParentInfo, ReadData,
-    Segment, SegmentIter, SnapshotRef,
+    DiscardOptions, Extent, Image, ImageDetails, ImageInfo, ImageRef, MirroringInfo, OpenOptions, ParentInfo,
+    ReadData, Segment, SegmentIter, SnapshotRef,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{LockError, LockOwner};

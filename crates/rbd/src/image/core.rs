@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rados::OpError;
 use tracing::{debug, warn};
 
+use super::DiscardOptions;
 use super::in_flight::InFlight;
 use super::open::check_supported;
 use crate::header::Header;
@@ -42,6 +43,7 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(super) watcher: Mutex<Option<Watcher<S>>>,
     /// Objects being removed, and by how many discards.
     pub(super) removing: Mutex<HashMap<u64, u32>>,
+    pub(super) discard_options: RwLock<DiscardOptions>,
     /// To hand to tasks.
     pub(super) me: Weak<Self>,
 }
@@ -84,6 +86,7 @@ impl<S: ObjectStore> Core<S> {
             snapshot_map: OnceLock::new(),
             watcher: Mutex::new(None),
             removing: Mutex::default(),
+            discard_options: RwLock::default(),
             me: me.clone(),
         })
     }

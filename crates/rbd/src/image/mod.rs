@@ -87,6 +87,22 @@ impl OpenOptions {
     }
 }
 
+/// What a discard gives up, unless metadata of the image says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscardOptions {
+    /// Parts of objects that are not whole multiples of the granularity keep their contents. Ceph:
+    /// `rbd_skip_partial_discard`.
+    pub skip_partial: bool,
+    /// In bytes, a power of two; others count as the default. Ceph: `rbd_discard_granularity_bytes`.
+    pub granularity: u64,
+}
+
+impl Default for DiscardOptions {
+    fn default() -> Self {
+        Self { skip_partial: true, granularity: 64 << 10 }
+    }
+}
+
 /// An open image, or an open snapshot of one. Cheap to clone; clones are the same open image.
 ///
 /// **Durability.** What is acknowledged is durable: OSDs acknowledge nothing else. [`flush`](Self::flush) waits
@@ -231,9 +247,14 @@ impl<S: ObjectStore> Image<S> {
         RunToEnd::new(async move { core.write(offset, data).await }).await
     }
 
+    /// Changes what the discards from now on give up.
+    pub fn set_discard_options(&self, options: DiscardOptions) {
+        *self.0.discard_options.write() = options;
+    }
+
     /// Gives up the contents of `len` bytes at `offset`, as far as that frees space: parts of objects that are
-    /// not whole multiples of the granularity (`rbd_discard_granularity_bytes`, 64 KiB) keep their contents. What
-    /// is given up reads as zeroes.
+    /// not whole multiples of the granularity (see [`DiscardOptions`], 64 KiB) keep their contents. What is given
+    /// up reads as zeroes.
     ///
     /// # Errors
     /// As for [`write`](Self::write).

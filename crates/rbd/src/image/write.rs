@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use rados::{Errno, Operation};
 
+use super::DiscardOptions;
 use super::core::Core;
 use crate::layout::Extent;
 use crate::object_map::{ObjectMap, ObjectState};
@@ -25,9 +26,6 @@ pub(super) const OBJECTS_AT_ONCE: usize = 128;
 
 /// Objects of one request that are filled with zeroes at the same time: each has all of its zeroes on the way.
 const FILLED_AT_ONCE: usize = 8;
-
-/// Ceph: `rbd_discard_granularity_bytes`.
-const DISCARD_GRANULARITY: u64 = 64 << 10;
 
 /// How often a write starts again because its snapshot context was too old.
 const SNAPC_RETRIES: usize = 5;
@@ -221,17 +219,21 @@ impl<S: ObjectStore> Core<S> {
         Ok(may_exist)
     }
 
-    /// Ceph: `rbd_discard_granularity_bytes`, `rbd_skip_partial_discard`; an image may override both.
     fn discard_granularity(&self) -> u64 {
         let header = self.header();
-        if header.config.get("rbd_skip_partial_discard").is_some_and(|v| matches!(v.as_str(), "false" | "0"))
-        {
-            return 1;
+        let DiscardOptions { mut skip_partial, mut granularity } = *self.discard_options.read();
+        if let Some(text) = header.config.get("rbd_skip_partial_discard") {
+            skip_partial = !matches!(text.as_str(), "false" | "0");
         }
-        let configured =
-            header.config.get("rbd_discard_granularity_bytes").and_then(|v| v.parse::<u64>().ok());
-        // Alignment needs a power of two.
-        configured.filter(|g| g.is_power_of_two()).unwrap_or(DISCARD_GRANULARITY)
+        if let Some(bytes) = header.config.get("rbd_discard_granularity_bytes") {
+            granularity = bytes.parse().unwrap_or_else(|_| DiscardOptions::default().granularity);
+        }
+        match (skip_partial, granularity.is_power_of_two()) {
+            (false, _) => 1,
+            (true, true) => granularity,
+            // Alignment needs a power of two.
+            (true, false) => DiscardOptions::default().granularity,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What reads and changes do to objects.
 
 use super::*;
-use crate::{ImageError, SnapshotRef};
+use crate::{DiscardOptions, ImageError, SnapshotRef};
 use rados::{Errno, OpError};
 
 #[test]
@@ -123,6 +123,30 @@ fn an_image_may_set_the_granularity_of_discards() {
         let data = read(&image, 0, 64 * KIB).await;
         assert!(data[..4096].iter().all(|byte| *byte == 0) && data[4096..5000].iter().all(|byte| *byte != 0));
     });
+}
+
+#[test]
+fn the_host_sets_the_granularity_of_discards_where_the_image_does_not() {
+    let cleared = |metadata: &[u8], options: DiscardOptions| {
+        let (store, id) = new_store(&small(61));
+        if !metadata.is_empty() {
+            store.set_header_key(&id, "metadata_conf_rbd_discard_granularity_bytes", metadata.to_vec());
+        }
+        run(async {
+            let image = open(&store).await;
+            image.set_discard_options(options);
+            image.write(0, bytes(64 * KIB, 3)).await.unwrap();
+            image.discard(0, 9000).await.unwrap();
+            read(&image, 0, 64 * KIB).await.iter().take_while(|byte| **byte == 0).count()
+        })
+    };
+    let options = |skip_partial, granularity| DiscardOptions { skip_partial, granularity };
+    assert_eq!(cleared(b"", DiscardOptions::default()), 0);
+    assert_eq!(cleared(b"", options(true, 8192)), 8192);
+    assert_eq!(cleared(b"4096", options(true, 65536)), 8192);
+    assert_eq!(cleared(b"", options(false, 65536)), 9000);
+    assert_eq!(cleared(b"4096", options(false, 65536)), 9000);
+    assert_eq!(cleared(b"", options(true, 1000)), 0, "no power of two");
 }
 
 #[test]
