@@ -366,7 +366,7 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
             async move { client.mon_command(&command).await }
         });
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let pending = client.mon_requests();
+        let pending = client.requests();
         assert!(!answer.is_finished());
         for mon in ["mon.a", "mon.b", "mon.c"] {
             cluster.signal(mon, "KILL");
@@ -375,10 +375,10 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
         let reply = tokio::time::timeout(LIMIT, answer).await.expect("it is answered").unwrap().unwrap();
         assert!(reply.status.contains("192.0.2.1:0/77"), "{reply:?}");
         let [request] = pending.as_slice() else { panic!("{pending:?}") };
-        let prefix = "osd blocklist".to_owned();
-        assert_eq!(request.kind, rados::MonRequestKind::Command { prefix });
+        assert!(request.what.contains("osd blocklist"), "{request}");
+        assert_eq!(request.waits_for, rados::WaitsFor::MonitorAnswer);
         assert!(request.attempts == 1 && request.age > Duration::from_secs(1), "{request:?}");
-        assert_eq!(client.mon_requests(), []);
+        assert_eq!(client.requests(), []);
     });
     let listed = cluster.run("ceph osd blocklist ls");
     assert!(listed.contains("192.0.2.1:0/77"), "{listed}");
