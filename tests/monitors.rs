@@ -268,17 +268,17 @@ fn the_wall_clock_may_jump_in_both_directions() {
     let disk = Disk::served_by(cluster, &cluster.conf(), &env);
     thread::sleep(Duration::from_secs(2));
     assert_log_time_is_faked(&disk);
-    for offset in ["-86400s", "+86400s", "+0s"] {
+    for offset in ["-86400s", "+86400s"] {
         set(offset);
         thread::sleep(TICKET_LIFE);
         disk.assert_unaffected(&format!("the clock at {offset}"));
         disk.restart_osd(cluster);
-        let (count, own) = disk.sessions();
-        cluster.signal(&own, "KILL");
-        disk.wait_for_session(count, LIMIT);
-        cluster.revive(&own);
-        wait_for_quorum(cluster, 3);
     }
+    let (count, own) = disk.sessions();
+    cluster.signal(&own, "KILL");
+    disk.wait_for_session(count, LIMIT);
+    cluster.revive(&own);
+    wait_for_quorum(cluster, 3);
     let printed = disk.server.printed();
     disk.finish(cluster);
     assert!(
