@@ -33,6 +33,8 @@
 
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod hostile;
 mod ioctx;
 mod messages;
 mod monc;

@@ -24,9 +24,8 @@ use tokio::time::timeout;
 use crate::error::OpError;
 use crate::messages::kind;
 use crate::messages::mon::{CommandAck, OsdMaps};
-use crate::messages::osd::{OsdBackoff, OsdOp, OsdOpReply};
+use crate::messages::osd::{OsdBackoff, OsdOp};
 use crate::messages::pool_op::{PoolOpReply, SnapOp};
-use crate::messages::watch::WatchNotify;
 use crate::monc::{MonClient, MonEvent, MonSessionError};
 use crate::net::{Dialer, LinkError, Outbox, Proof};
 use crate::objecter::{Action, Now, Objecter, Request, SessionId, decode_full};
@@ -330,28 +329,11 @@ impl Core {
         session: SessionId,
         message: Message,
     ) -> Result<(), DecodeError> {
-        use ceph_codec::Decode;
-        let Message { kind, version, tid, front, data, .. } = message;
-        let data = data.into_bytes();
-        match kind {
-            kind::OSD_OP_REPLY => {
-                let reply = OsdOpReply::decode(version, &front, &data).inspect_err(|error| {
-                    self.with_objecter(|objecter| objecter.handle_malformed_reply(session, tid, error));
-                })?;
-                self.with_objecter(|objecter| objecter.handle_op_reply(session, tid, reply));
-            }
-            kind::OSD_MAP => self.new_maps(&OsdMaps::decode(&front)?),
-            kind::WATCH_NOTIFY => {
-                let message = WatchNotify::decode(version, &front)?;
-                self.with_objecter(|objecter| objecter.handle_watch_message(session, message, &data));
-            }
-            kind::OSD_BACKOFF => {
-                let backoff = OsdBackoff::decode_from(&front)?;
-                self.with_objecter(|objecter| objecter.handle_backoff(session, backoff));
-            }
-            other => tracing::debug!(kind = other, osd = %session.osd, "message of unknown type ignored"),
+        if message.kind == kind::OSD_MAP {
+            self.new_maps(&OsdMaps::decode(&message.front)?);
+            return Ok(());
         }
-        Ok(())
+        self.with_objecter(|objecter| objecter.handle_message(session, message)).unwrap_or(Ok(()))
     }
 
     /// A session with a monitor is open; what is to be sent goes through `outbox`.

@@ -20,6 +20,7 @@
 //! Ceph: `src/osdc/Objecter.cc`.
 
 mod flow_control;
+mod incoming;
 mod linger;
 mod maps;
 mod placements;
