@@ -33,9 +33,13 @@ mod frame;
 mod handshake;
 mod message;
 mod outbox;
+#[cfg(any(test, feature = "server"))]
+mod server;
 
 pub use connection::{Connection, ConnectionConfig, Event};
 pub use error::{FrameError, MsgrError};
 pub use frame::Tag;
 pub use handshake::{ClientIdent, ConMode, ServerIdent};
 pub use message::{Message, Payload, priority};
+#[cfg(any(test, feature = "server"))]
+pub use server::{ServerConfig, ServerConnection, ServerEvent};
