@@ -11,9 +11,9 @@ use crate::ticket::{Ticket, TicketBlob, decode_tickets};
 use crate::{AuthError, Authorizer, CryptoKey, EntityAuthName, MonHandshake, Random, SessionSecrets};
 
 /// Proves the key, yields the AUTH ticket. Ceph: `CEPHX_GET_AUTH_SESSION_KEY`.
-const GET_AUTH_SESSION_KEY: u16 = 0x0100;
+pub(crate) const GET_AUTH_SESSION_KEY: u16 = 0x0100;
 /// Shows the AUTH ticket, yields tickets for services. Ceph: `CEPHX_GET_PRINCIPAL_SESSION_KEY`.
-const GET_PRINCIPAL_SESSION_KEY: u16 = 0x0200;
+pub(crate) const GET_PRINCIPAL_SESSION_KEY: u16 = 0x0200;
 
 /// Time to the next renewal after one that did not bring what was asked for: a monitor that has no ticket for
 /// us must not be asked in a busy loop.

@@ -152,11 +152,11 @@ mod tests {
     const SECRET: [u8; 32] = hex!("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
 
     fn aes() -> CryptoKey {
-        CryptoKey::for_test(KeyKind::Aes, &SECRET[..16])
+        CryptoKey::from_secret(KeyKind::Aes, &SECRET[..16])
     }
 
     fn aes256k() -> CryptoKey {
-        CryptoKey::for_test(KeyKind::Aes256k, &SECRET)
+        CryptoKey::from_secret(KeyKind::Aes256k, &SECRET)
     }
 
     /// Computed with OpenSSL's AES-128-CBC, Ceph's IV and PKCS#7 padding.
@@ -198,7 +198,7 @@ mod tests {
                 let sealed = key.seal(Usage::Authorize, &mut |b: &mut [u8]| b.fill(byte), |out| value.encode(out));
                 let opened = key.open(Usage::Authorize, &sealed).unwrap();
                 prop_assert_eq!(u64::decode(&mut opened.reader()), Ok(value));
-                prop_assert!(CryptoKey::for_test(key.kind(), other).open(Usage::Authorize, &sealed).is_err());
+                prop_assert!(CryptoKey::from_secret(key.kind(), other).open(Usage::Authorize, &sealed).is_err());
             }
         }
 

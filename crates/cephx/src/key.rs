@@ -159,9 +159,9 @@ impl fmt::Debug for CryptoKey {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "server"))]
 impl CryptoKey {
-    pub(crate) fn for_test(kind: KeyKind, secret: &[u8]) -> Self {
+    pub(crate) fn from_secret(kind: KeyKind, secret: &[u8]) -> Self {
         assert_eq!(secret.len(), kind.secret_len());
         Self { kind, created: Utime::default(), secret: Zeroizing::new(secret.to_vec()) }
     }
@@ -171,7 +171,7 @@ impl CryptoKey {
         let kind: u16 = if self.kind == KeyKind::Aes { 1 } else { 2 };
         kind.encode(out);
         self.created.encode(out);
-        u16::try_from(self.secret.len()).unwrap().encode(out);
+        u16::try_from(self.secret.len()).expect("16 or 32").encode(out);
         out.extend_from_slice(&self.secret);
     }
 }

@@ -37,6 +37,8 @@ mod keyring;
 pub mod none;
 #[cfg(test)]
 mod recorded;
+#[cfg(any(test, feature = "server"))]
+pub mod server;
 mod ticket;
 
 use zeroize::Zeroizing;

@@ -177,7 +177,7 @@ fn a_client_that_wants_no_services_gets_the_secrets_all_the_same() {
 #[test]
 fn a_wrong_key_reads_nothing_of_what_a_monitor_says() {
     for (base, key) in recordings() {
-        let wrong = CryptoKey::for_test(key.kind(), &vec![1; key.secret().len()]);
+        let wrong = CryptoKey::from_secret(key.kind(), &vec![1; key.secret().len()]);
         let mon = Recording::read(&base, "mon");
         let mut client = Client::new(EntityAuthName::client("admin"), wrong);
         let mut handshake = client.start_mon();

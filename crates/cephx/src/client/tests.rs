@@ -107,7 +107,7 @@ impl Monitor {
 }
 
 fn key(kind: KeyKind, byte: u8) -> CryptoKey {
-    CryptoKey::for_test(kind, &vec![byte; if kind == KeyKind::Aes { 16 } else { 32 }])
+    CryptoKey::from_secret(kind, &vec![byte; if kind == KeyKind::Aes { 16 } else { 32 }])
 }
 
 fn monitor() -> Monitor {
