@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use rados::{Client, Operation, Options, SnapContext, SnapId};
+use rados::{Client, Operation, Options, SnapId};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -18,10 +18,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("connected to {} as client.{} at {}", client.fsid(), client.global_id(), client.addr());
 
     let pool = client.pool(pool).await?;
-    let write = Operation::new().write_full(text.clone());
-    let written = pool.write(object, write, &SnapContext::default()).await?;
-    println!("wrote version {}", written.version);
+    let version = pool.object(object).write_full(text.clone()).await?;
+    println!("wrote version {version}");
 
+    // Two ops at once see the same version.
     let reply = pool.read(object, Operation::new().read(0, 1 << 20).stat(), SnapId::HEAD).await?;
     println!("read {:?}, {} bytes", reply.data(0), reply.outcome(1)?.stat()?.size);
     Ok(())
