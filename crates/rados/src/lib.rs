@@ -2,17 +2,32 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use rados::{Client, Operation, Options, SnapContext, SnapId};
+//! use rados::{Client, Options};
 //!
 //! let config = ceph_conf::load(&ceph_conf::Environment::from_process()?, &ceph_conf::Overrides::default())?;
 //! let client = Client::connect(Options::from_config(&config).await?).await?;
 //! let pool = client.pool("rbdpool").await?;
-//! pool.write("greeting", Operation::new().write_full("hello"), &SnapContext::default()).await?;
-//! let reply = pool.read("greeting", Operation::new().read(0, 100), SnapId::HEAD).await?;
-//! assert_eq!(reply.data(0), "hello");
+//! let greeting = pool.object("greeting");
+//! greeting.write_full("hello").await?;
+//! assert_eq!(greeting.read(0, 100).await?, "hello");
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Where to look
+//!
+//! | for | see | example |
+//! |---|---|---|
+//! | one thing at a time with an object: data, attributes, omap, class calls | [`Object`] | `put_get` |
+//! | several ops on an object at once, all or nothing, with a result for each | [`Operation`], [`IoCtx::write`], [`IoCtx::read`] | `attributes` |
+//! | snapshots, of the whole pool or self-managed | [`IoCtx::create_snapshot`], [`IoCtx::create_self_managed_snapshot`], [`SnapContext`] | `snapshots` |
+//! | which objects a pool has | [`IoCtx::objects`], [`IoCtx::list_objects`] | `list` |
+//! | telling other clients that something changed | [`IoCtx::watch`], [`IoCtx::notify`] | `watch_notify` |
+//! | where an object is, what a pool is like | [`IoCtx::locate`], [`IoCtx::info`], [`Client::with_map`] | `list` |
+//! | monitors | [`Client::mon_command`] | |
+//! | what is under way, and what it waits for | [`Client::requests`], [`Client::mon_requests`] | |
+//!
+//! Names of objects, keys and attributes are UTF-8 here, though Ceph takes any bytes.
 //!
 //! # What waits, and what fails
 //!

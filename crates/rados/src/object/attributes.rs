@@ -34,10 +34,10 @@ impl Object<'_> {
         self.set(Operation::new().set_xattr(name, value)).await
     }
 
-    /// Removes an extended attribute.
+    /// Removes an extended attribute if there is one.
     ///
     /// # Errors
-    /// `ENODATA` if there is none of that name, `ENOENT` if there is no object.
+    /// `ENOENT` if there is no object.
     pub async fn remove_xattr(&self, name: &str) -> Result<u64, OpError> {
         self.set(Operation::new().remove_xattr(name)).await
     }

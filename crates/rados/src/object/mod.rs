@@ -204,7 +204,8 @@ impl<'a> Object<'a> {
     /// Calls a `method` of object class `class` that only reads, and returns its output.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` if there is no such class or method; whatever the method fails with.
+    /// `EPERM` if the OSD may not load such a class (`osd_class_load_list`), `EOPNOTSUPP` if the class has no
+    /// such method; whatever the method fails with.
     pub async fn call(
         &self,
         class: &'static str,
@@ -217,7 +218,8 @@ impl<'a> Object<'a> {
     /// Calls a `method` of object class `class` that may write.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` if there is no such class or method; whatever the method fails with.
+    /// `EPERM` if the OSD may not load such a class (`osd_class_load_list`), `EOPNOTSUPP` if the class has no
+    /// such method; whatever the method fails with.
     pub async fn call_mut(
         &self,
         class: &'static str,

@@ -27,7 +27,7 @@ impl Operation {
         self.push(OpKind::SetXattr { name: name.into(), value: value.into() })
     }
 
-    /// Removes an extended attribute, whether or not there is one.
+    /// Removes an extended attribute if there is one; `ENOENT` where there is no object.
     #[must_use]
     pub fn remove_xattr(self, name: impl Into<String>) -> Self {
         self.push(OpKind::RemoveXattr { name: name.into() })

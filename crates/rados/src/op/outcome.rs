@@ -203,6 +203,8 @@ impl OpOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ceph_codec::Encode;
+    use proptest::prelude::*;
 
     fn sparse(data: &'static [u8]) -> Result<SparseExtents, DecodeError> {
         OpOutcome { rval: 0, data: Bytes::from_static(data) }.sparse()
@@ -217,5 +219,33 @@ mod tests {
         let one_extent = &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
         assert!(sparse(one_extent).is_err(), "its data are missing");
         assert!(sparse(&[]).is_err());
+    }
+
+    #[test]
+    fn omap_pairs_come_as_they_were_written() {
+        let pairs = BTreeMap::from([("a".to_owned(), vec![1u8]), ("b".to_owned(), vec![])]);
+        let mut data = pairs.encode_to_vec();
+        true.encode(&mut data);
+        let page = OpOutcome { rval: 0, data: data.into() }.omap_page().unwrap();
+        assert!(page.more);
+        assert_eq!(page.pairs, pairs.into_iter().map(|(key, value)| (key, value.into())).collect());
+    }
+
+    proptest! {
+        #[test]
+        fn no_output_of_an_op_makes_a_decoder_panic(data: Vec<u8>) {
+            let outcome = OpOutcome { rval: 0, data: data.into() };
+            let _ = (outcome.stat(), outcome.sparse(), outcome.watchers(), outcome.snap_set());
+            let _ = (outcome.omap_keys(), outcome.omap_page(), outcome.omap(), outcome.xattrs());
+        }
+
+        /// A count says nothing about the memory: only what is there is read.
+        #[test]
+        fn a_count_of_more_than_there_is_is_refused(count in 10u32.., rest in prop::collection::vec(any::<u8>(), 0..9)) {
+            let mut data = count.encode_to_vec();
+            data.extend(rest);
+            let outcome = OpOutcome { rval: 0, data: data.into() };
+            prop_assert!(outcome.omap().is_err() && outcome.omap_keys().is_err() && outcome.sparse().is_err());
+        }
     }
 }
