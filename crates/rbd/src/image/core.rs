@@ -7,11 +7,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use ceph_codec::SnapId;
 use parking_lot::{Mutex, RwLock};
 use rados::OpError;
+use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::DiscardOptions;
 use super::in_flight::InFlight;
 use super::open::check_supported;
+use super::write::CLEARS_AT_ONCE;
 use crate::header::Header;
 use crate::lock::{ExclusiveLock, LockHooks, Mutation};
 use crate::object_map::{MapOf, ObjectMap, States};
@@ -44,6 +46,8 @@ pub(crate) struct Core<S: ObjectStore> {
     /// Objects being removed, and by how many discards.
     pub(super) removing: Mutex<HashMap<u64, u32>>,
     pub(super) discard_options: RwLock<DiscardOptions>,
+    /// Turns of the requests that clear many objects.
+    pub(super) clears: Semaphore,
     /// To hand to tasks.
     pub(super) me: Weak<Self>,
 }
@@ -87,6 +91,7 @@ impl<S: ObjectStore> Core<S> {
             watcher: Mutex::new(None),
             removing: Mutex::default(),
             discard_options: RwLock::default(),
+            clears: Semaphore::new(CLEARS_AT_ONCE),
             me: me.clone(),
         })
     }

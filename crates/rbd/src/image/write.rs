@@ -27,6 +27,13 @@ pub(super) const OBJECTS_AT_ONCE: usize = 128;
 /// Objects of one request that are filled with zeroes at the same time: each has all of its zeroes on the way.
 const FILLED_AT_ONCE: usize = 8;
 
+/// Requests to clear more than an object that are worked on at the same time, each with [`OBJECTS_AT_ONCE`]. They come
+/// without payload, so nobody else bounds the memory that they take.
+pub(super) const CLEARS_AT_ONCE: usize = 8;
+
+/// What all requests for zeroes are written from.
+static ZEROES: [u8; 4 << 20] = [0; 4 << 20];
+
 /// How often a write starts again because its snapshot context was too old.
 const SNAPC_RETRIES: usize = 5;
 
@@ -69,11 +76,9 @@ impl<S: ObjectStore> Core<S> {
             if may_unmap {
                 return self.clear(offset, len, 1).await;
             }
-            let zeroes = Bytes::from(vec![0; usize_of(len.min(self.layout.object_size()))]);
-            let zeroes = &zeroes;
-            each(self.layout.object_extents(offset, len), FILLED_AT_ONCE, |object| async move {
-                let zeroes = zeroes.slice(..usize_of(object.extent.len));
-                self.write_object(object.extent, &[zeroes]).await
+            self.for_each_object(offset, len, FILLED_AT_ONCE, |extent| async move {
+                let zeroes: Vec<Bytes> = zeroes(extent.len).collect();
+                self.write_object(extent, &zeroes).await
             })
             .await
         })
@@ -123,16 +128,36 @@ impl<S: ObjectStore> Core<S> {
     /// Makes a range read as zeroes and gives up its space. In each object only multiples of `granularity`.
     async fn clear(&self, offset: u64, len: u64, granularity: u64) -> Result<(), ImageError> {
         let object_size = self.layout.object_size();
+        let _turn = if len > object_size { self.clears.acquire().await.ok() } else { None };
+        self.for_each_object(offset, len, OBJECTS_AT_ONCE, |extent| async move {
+            match aligned(extent, granularity, object_size) {
+                Some(extent) => self.clear_object(extent).await,
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Does something to what each object has of a range, to `at_once` objects at a time.
+    async fn for_each_object<F>(
+        &self,
+        offset: u64,
+        len: u64,
+        at_once: usize,
+        work: impl Fn(Extent) -> F,
+    ) -> Result<(), ImageError>
+    where
+        F: Future<Output = Result<(), ImageError>>,
+    {
         // Millions of objects may be meant: work on them as they come up. With stripes it takes whole object sets.
-        let set_size = object_size.saturating_mul(self.layout.stripe_count());
+        let set_size = self.layout.object_size().saturating_mul(self.layout.stripe_count());
+        let step = set_size.saturating_mul(at_once as u64 * 8);
         let end = offset + len;
         let mut start = offset;
         while start < end {
-            let step = set_size.saturating_mul(OBJECTS_AT_ONCE as u64 * 8);
             let next = (start - start % set_size).saturating_add(step).min(end);
-            let extents = self.layout.object_extents(start, next - start).into_iter();
-            let extents = extents.filter_map(|object| aligned(object.extent, granularity, object_size));
-            each(extents, OBJECTS_AT_ONCE, |extent| self.clear_object(extent)).await?;
+            let objects = self.layout.object_extents(start, next - start).into_iter();
+            each(objects.map(|object| object.extent), at_once, &work).await?;
             start = next;
         }
         Ok(())
@@ -291,6 +316,12 @@ where
         result = result.and(done);
     }
     result
+}
+
+/// `len` bytes of zeroes, in few pieces.
+fn zeroes(len: u64) -> impl Iterator<Item = Bytes> {
+    let pieces = (0..len).step_by(ZEROES.len());
+    pieces.map(move |at| Bytes::from_static(&ZEROES[..usize_of((len - at).min(ZEROES.len() as u64))]))
 }
 
 fn slice(data: &Bytes, range: &Range<u64>) -> Bytes {

@@ -180,6 +180,33 @@ fn zeroes_that_may_not_unmap_make_space() {
 }
 
 #[test]
+fn large_objects_are_filled_with_zeroes_to_their_end() {
+    let (store, _) = new_store(&NewImage { order: 24, size: 48 * MIB, ..small(61) });
+    run(async {
+        let image = open(&store).await;
+        image.write(0, bytes(48 * MIB, 5)).await.unwrap();
+        image.write_zeroes(10, 33 * MIB, false).await.unwrap();
+        let data = read(&image, 0, 48 * MIB).await;
+        let zero = |byte: &u8| *byte == 0;
+        assert!(!data[..10].iter().any(zero));
+        assert!(data[10..10 + 33 * MIB as usize].iter().all(zero));
+        assert!(!data[10 + 33 * MIB as usize..].iter().any(zero));
+    });
+}
+
+#[test]
+fn all_requests_that_clear_many_objects_get_their_turn() {
+    let (store, _) = new_store(&small(61));
+    run(async {
+        let image = open(&store).await;
+        image.write(0, bytes(MIB, 1)).await.unwrap();
+        let clears = (0..50).map(|_| image.write_zeroes(0, MIB, true));
+        futures::future::try_join_all(clears).await.unwrap();
+        assert_eq!(data_objects(&store), 0);
+    });
+}
+
+#[test]
 fn the_status_comes_from_the_map_of_whoever_keeps_it() {
     let (store, _) = new_store(&small(61));
     run(async {
