@@ -124,6 +124,17 @@ impl Disk {
     }
 }
 
+async fn connect(cluster: &Cluster, id: &str) -> rados::Client {
+    let overrides = ceph_conf::Overrides {
+        conf: Some(cluster.conf().into()),
+        id: Some(id.into()),
+        ..ceph_conf::Overrides::default()
+    };
+    let config = ceph_conf::load(&ceph_conf::Environment::default(), &overrides).unwrap();
+    let options = rados::Options::from_config(&config).await.unwrap();
+    rados::Client::connect(options).await.unwrap()
+}
+
 fn wait_for_quorum(cluster: &Cluster, mons: usize) {
     wait_until("a quorum", LIMIT, || {
         let status = cluster.try_run("ceph quorum_status -f json --connect-timeout 5");
@@ -170,6 +181,23 @@ fn a_frozen_monitor_is_left_when_its_pings_are_not_answered() {
     for option in ["mon_client_ping_interval", "mon_client_ping_timeout"] {
         cluster.run(&format!("ceph config rm client.qemu {option}"));
     }
+    wait_for_quorum(cluster, 3);
+    disk.finish(cluster);
+}
+
+#[test]
+fn a_frozen_monitor_is_left_sooner_when_it_is_needed() {
+    let cluster = cluster();
+    let disk = Disk::new(cluster);
+    let (count, own) = disk.sessions();
+    let frozen = Frozen::new(cluster, &own);
+    // Where it is then only a monitor can tell. By its pings alone the frozen one would be left after 30 s or more.
+    cluster.stop_daemon("osd.0");
+    cluster.revive("osd.0");
+    assert_ne!(disk.wait_for_session(count, Duration::from_secs(20)), own);
+    let longest = disk.load.longest_wait();
+    eprintln!("monitor frozen, OSD restarted: the longest request took {longest:.1?}");
+    drop(frozen);
     wait_for_quorum(cluster, 3);
     disk.finish(cluster);
 }
@@ -328,6 +356,17 @@ fn the_central_configuration_is_followed_at_once_and_undone_at_once() {
     assert!(waits, "{}", unlimited.finish());
     unlimited.finish().success();
 
+    // Who comes later is told before it does anything.
+    cluster.run("ceph config set client.qemu rados_osd_op_timeout 3");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = runtime.block_on(async {
+        let client = connect(cluster, "qemu").await;
+        let config = client.config().borrow().clone();
+        config
+    });
+    assert_eq!(config.rados_osd_op_timeout().unwrap(), Some(Duration::from_secs(3)));
+    cluster.run("ceph config rm client.qemu rados_osd_op_timeout");
+
     // What is set on this host counts.
     let args = ["--conf", &cluster.conf(), &image.spec];
     let mut command = program();
@@ -347,14 +386,7 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
     let cluster = cluster();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let overrides = ceph_conf::Overrides {
-            conf: Some(cluster.conf().into()),
-            id: Some("admin".into()),
-            ..ceph_conf::Overrides::default()
-        };
-        let config = ceph_conf::load(&ceph_conf::Environment::default(), &overrides).unwrap();
-        let options = rados::Options::from_config(&config).await.unwrap();
-        let client = rados::Client::connect(options).await.unwrap();
+        let client = connect(cluster, "admin").await;
         let command = serde_json::json!({
             "prefix": "osd blocklist", "blocklistop": "add", "addr": "192.0.2.1:0/77",
         });

@@ -91,6 +91,8 @@ struct Session {
     told_config: bool,
     /// When tickets were asked for that have not come yet.
     asked_tickets: Option<Duration>,
+    /// The question whose answer only this session needs.
+    probe: Option<u64>,
 }
 
 /// See the [module](self). `C` is told how a command ended, `P` how a change of a pool did.
@@ -173,8 +175,14 @@ impl<C, P> MonClient<C, P> {
 
     /// The monitor at `peer` accepted us: everything open is asked again.
     pub(crate) fn session_opened(&mut self, peer: EntityAddr, now: Duration) {
-        self.session =
-            Some(Session { peer, opened: now, greeted: false, told_config: false, asked_tickets: None });
+        self.session = Some(Session {
+            peer,
+            opened: now,
+            greeted: false,
+            told_config: false,
+            asked_tickets: None,
+            probe: None,
+        });
         self.outbox.clear();
         // From the map that is here on, not from the next: the answer shows that the monitor is of some use.
         self.subscriptions.insert(MONMAP, Subscription { start: self.monmap.epoch.0.into(), once: false });
@@ -188,7 +196,9 @@ impl<C, P> MonClient<C, P> {
 
     /// The session is lost.
     pub(crate) fn session_closed(&mut self) {
-        self.session = None;
+        if let Some(question) = self.session.take().and_then(|session| session.probe) {
+            self.cancel(question);
+        }
         self.outbox.clear();
         for asked in self.asked.values_mut() {
             asked.sent = None;
@@ -259,6 +269,17 @@ impl<C, P> MonClient<C, P> {
     /// question answers all before it, not the other way round.
     pub(crate) fn request_newest_epoch(&mut self, now: Duration) -> u64 {
         self.ask(Question::NewestEpoch, now)
+    }
+
+    /// Makes sure that a question is under way which a monitor of some use answers at once: when its answers
+    /// matter, silence is found out sooner.
+    pub(crate) fn probe(&mut self, now: Duration) {
+        if self.session.is_some() && !self.asked.values().any(Asked::is_about_epoch) {
+            let question = self.request_newest_epoch(now);
+            if let Some(session) = &mut self.session {
+                session.probe = Some(question);
+            }
+        }
     }
 
     /// Sends a command, JSON as the `ceph` tool sends it; returns its number.

@@ -55,6 +55,17 @@ pub(crate) enum MonError {
     Link(#[from] LinkError),
 }
 
+impl MonError {
+    /// Whether the monitor did not answer, rather than go away.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Session(MonSessionError::Mute | MonSessionError::NoTickets(_))
+                | Self::Link(LinkError::Silent)
+        )
+    }
+}
+
 /// How far connecting has come.
 #[derive(Debug, Clone)]
 pub(crate) enum Progress {
@@ -317,6 +328,8 @@ impl Core {
         if let Some(objecter) = &mut state.objecter {
             objecter.session_reset(session);
         }
+        // It may be gone, and only a monitor that is alive tells where its objects are now.
+        state.monc.probe(self.dialer.now());
         self.carry_out(&mut state);
     }
 
@@ -553,6 +566,10 @@ impl Core {
         let its_own = state.objecters_question.take_if(|asked| *asked <= question).is_some();
         if let Some(objecter) = state.objecter.as_mut().filter(|_| its_own) {
             objecter.newest_epoch(epoch);
+        }
+        let here = state.objecter.as_ref().map_or(Epoch(0), |objecter| objecter.map().epoch());
+        if here > Epoch(0) && epoch > here {
+            state.monc.request_osdmap(here.next());
         }
         self.carry_out(&mut state);
     }

@@ -28,6 +28,34 @@ impl Candidate {
     }
 }
 
+/// The monitor of the session before.
+#[derive(Debug)]
+pub(super) struct Last {
+    pub(super) target: MonTarget,
+    /// It does not answer, though it accepts us.
+    pub(super) useless: bool,
+}
+
+/// Puts the monitor of the session before behind others: behind all of its priority, or if it is of no use behind
+/// all there are.
+pub(super) fn put_back(batches: Vec<Vec<MonTarget>>, last: &Last) -> Vec<Vec<MonTarget>> {
+    let is_last = |target: &MonTarget| target.addr.is_some() && target.addr == last.target.addr;
+    let mut order = Vec::with_capacity(batches.len() + 1);
+    let mut useless = Vec::new();
+    for batch in batches {
+        let (again, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_last);
+        order.push(others);
+        if last.useless {
+            useless.extend(again);
+        } else {
+            order.push(again);
+        }
+    }
+    order.push(useless);
+    order.retain(|batch| !batch.is_empty());
+    order
+}
+
 /// A batch for each priority, the preferred one first, in random order by weight. `random_below(n)` gives a number
 /// below `n`, each with the same chance.
 pub(super) fn hunting_order(
@@ -78,6 +106,23 @@ mod tests {
     fn a_worse_priority_is_tried_only_when_the_better_ones_failed() {
         let candidates = vec![candidate("far", 9, 0), candidate("near", 1, 0), candidate("nearer", 0, 0)];
         assert_eq!(labels(&hunting_order(candidates, &mut |_| 0)), [["nearer"], ["near"], ["far"]]);
+    }
+
+    #[test]
+    fn the_last_monitor_is_tried_after_its_peers_and_a_useless_one_after_all() {
+        let target = |number: u8| {
+            let addr = std::net::SocketAddr::from(([10, 0, 0, number], 3300));
+            let addr =
+                ceph_codec::EntityAddr { kind: ceph_codec::AddrType::MSGR2, nonce: 0, addr: Some(addr) };
+            MonTarget { label: number.to_string(), addr: Some(addr) }
+        };
+        let order = |useless| {
+            let batches = vec![vec![target(1), target(2)], vec![target(3)]];
+            let batches = put_back(batches, &Last { target: target(1), useless });
+            labels(&batches).into_iter().map(|batch| batch.join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(order(false), ["2", "1", "3"]);
+        assert_eq!(order(true), ["2", "3", "1"]);
     }
 
     #[test]

@@ -19,11 +19,13 @@ use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 
 use super::core::{Core, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
-use super::hunt::{Candidate, hunting_order};
+use super::hunt::{Candidate, Last, hunting_order, put_back};
 use super::options;
 
 /// Monitors tried at a time. Ceph: `mon_client_hunt_parallel`.
 const PARALLEL: usize = 3;
+/// Time without an answer after which one more is tried.
+const ONE_MORE: Duration = Duration::from_secs(1);
 /// Time for TCP and the handshake.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest pause between rounds in which none answered.
@@ -69,18 +71,16 @@ async fn run(core: &Arc<Core>) {
                 let since = Instant::now();
                 let ended = serve(core, &mut link, &outbox).await;
                 core.mon_closed();
-                match ended {
-                    Ok(()) => return,
-                    Err(error) => tracing::info!(
-                        monitor = label,
-                        error = &error as &dyn std::error::Error,
-                        "monitor session ended"
-                    ),
-                }
+                let Err(error) = ended else { return };
+                tracing::info!(
+                    monitor = label,
+                    error = &error as &dyn std::error::Error,
+                    "monitor session ended"
+                );
                 // One that accepts us and hangs up at once must not be asked in a busy loop.
                 failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
                 rejected = None;
-                last = Some(target);
+                last = Some(Last { target, useless: error.is_silence() });
             }
             Err(failed) => {
                 failures += 1;
@@ -104,8 +104,8 @@ async fn run(core: &Arc<Core>) {
 
 /// Where to look, in batches of which a later one is tried when the ones before failed. The monitors' own map
 /// counts, once there is one; before that, the configuration. That is asked now and then later, too: all
-/// monitors may have moved while nobody listened. The monitor whose session ended `last` comes last.
-async fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Vec<MonTarget>> {
+/// monitors may have moved while nobody listened.
+async fn batches(core: &Core, failures: u32, last: Option<&Last>) -> Vec<Vec<MonTarget>> {
     let known: Vec<Candidate> = core.state.lock().monc.monitors().iter().map(Candidate::known).collect();
     let usable = known.iter().any(|mon| mon.target.addr.is_some()) && failures % 4 != 3;
     let candidates = if usable {
@@ -113,14 +113,11 @@ async fn batches(core: &Core, failures: u32, last: Option<&MonTarget>) -> Vec<Ve
     } else {
         configured(core, failures).await.into_iter().map(Candidate::configured).collect()
     };
-    let mut batches = hunting_order(candidates, &mut |bound| random_below(bound, &*core.options.system));
-    let addr = last.and_then(|last| last.addr);
-    let mut again = Vec::new();
-    for batch in &mut batches {
-        again.extend(batch.extract_if(.., |target| addr.is_some() && target.addr == addr));
+    let batches = hunting_order(candidates, &mut |bound| random_below(bound, &*core.options.system));
+    match last {
+        Some(last) => put_back(batches, last),
+        None => batches,
     }
-    batches.push(again);
-    batches
 }
 
 /// The monitors of the configuration. When they do not answer, names may stand for other addresses by now.
@@ -141,15 +138,14 @@ async fn hunt(core: &Core, batches: Vec<Vec<MonTarget>>) -> Result<(MonTarget, L
     let accepted = AtomicBool::new(false);
     let mut failures = Vec::new();
     for batch in batches {
-        match hunt_batch(core, batch, &accepted, &mut failures).await {
-            Some(won) => return Ok(won),
-            None => continue,
+        if let Some(won) = hunt_batch(core, batch, &accepted, &mut failures).await {
+            return Ok(won);
         }
     }
     Err(failures)
 }
 
-/// Tries some monitors at a time, in their order.
+/// Tries some monitors at a time, in their order, and one more whenever none has answered for a while.
 async fn hunt_batch(
     core: &Core,
     batch: Vec<MonTarget>,
@@ -158,14 +154,17 @@ async fn hunt_batch(
 ) -> Option<(MonTarget, Link)> {
     let mut waiting = batch.into_iter();
     let mut running = FuturesUnordered::new();
+    let mut at_a_time = PARALLEL;
     loop {
-        while running.len() < PARALLEL {
+        while running.len() < at_a_time {
             let Some(target) = waiting.next() else { break };
             running.push(attempt(core, target, accepted));
         }
-        match running.next().await? {
-            Ok(won) => return Some(won),
-            Err(failure) => failures.push(failure),
+        match timeout(ONE_MORE, running.next()).await {
+            Ok(None) => return None,
+            Ok(Some(Ok(won))) => return Some(won),
+            Ok(Some(Err(failure))) => failures.push(failure),
+            Err(_) => at_a_time += 1,
         }
     }
 }

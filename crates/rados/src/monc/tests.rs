@@ -222,6 +222,23 @@ fn a_monitor_that_does_not_answer_easy_questions_is_of_no_use() {
 }
 
 #[test]
+fn a_monitor_is_probed_with_one_question_at_a_time() {
+    let mut monc = MonClient::new(String::new());
+    open(&mut monc);
+    monc.handle_mon_map(monmap(4, &[1])).unwrap();
+    monc.probe(T0);
+    monc.probe(T0);
+    assert_eq!(kinds(&mut monc), [kind::MON_GET_VERSION]);
+    assert_eq!(monc.check_answers(after(11)), Err(MonSessionError::Mute));
+    handle(&mut monc, newest_epoch(1));
+    monc.probe(T0);
+    assert_eq!(kinds(&mut monc), [kind::MON_GET_VERSION]);
+    monc.session_closed();
+    monc.probe(T0);
+    assert_eq!(monc.requests(T0), [], "the next monitor is not in question");
+}
+
+#[test]
 fn monitors_that_are_all_slow_get_more_time() {
     let mut monc = MonClient::new(String::new());
     let mut patience = || {
