@@ -344,15 +344,21 @@ fn the_central_configuration_is_followed_at_once_and_undone_at_once() {
 
     cluster.run("ceph config set client.qemu rados_osd_op_timeout 3");
     told("3");
-    let frozen = Frozen::new(cluster, "osd.0");
+    cluster.run("ceph osd pause");
+    wait_until("the pause is known", LIMIT, || {
+        let mut read = read();
+        thread::sleep(Duration::from_secs(1));
+        read.is_running().then(|| read.finish())
+    });
     let limited = read().finish();
     cluster.run("ceph config rm client.qemu rados_osd_op_timeout");
     told("its default again");
     let mut unlimited = read();
-    thread::sleep(Duration::from_secs(6));
+    // Longer than the limit was, and the interval in which it is looked at.
+    thread::sleep(Duration::from_secs(10));
     let waits = unlimited.is_running();
-    drop(frozen);
-    assert!(!limited.status.success() || limited.to_string().contains("failed"), "{limited}");
+    cluster.run("ceph osd unpause");
+    assert!(limited.to_string().contains("failed"), "{limited}");
     assert!(waits, "{}", unlimited.finish());
     unlimited.finish().success();
 
