@@ -367,8 +367,7 @@ fn the_central_configuration_is_followed_at_once_and_undone_at_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = runtime.block_on(async {
         let client = connect(cluster, "qemu").await;
-        let config = client.config().borrow().clone();
-        config
+        client.config().borrow().clone()
     });
     assert_eq!(config.rados_osd_op_timeout().unwrap(), Some(Duration::from_secs(3)));
     cluster.run("ceph config rm client.qemu rados_osd_op_timeout");
