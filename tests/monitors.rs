@@ -392,6 +392,8 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = connect(cluster, "admin").await;
+        cluster.run("ceph config set client.qemu rados_mon_op_timeout 2");
+        let hasty = connect(cluster, "qemu").await;
         let command = serde_json::json!({
             "prefix": "osd blocklist", "blocklistop": "add", "addr": "192.0.2.1:0/77",
         });
@@ -402,7 +404,9 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
             let client = client.clone();
             async move { client.mon_command(&command).await }
         });
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let limited = tokio::time::timeout(LIMIT, hasty.wait_for_newest_map()).await;
+        assert_eq!(limited, Ok(Err(rados::OpError::TimedOut)));
+        assert_eq!(hasty.requests(), [], "nobody waits for it any more");
         let pending = client.requests();
         assert!(!answer.is_finished());
         for mon in ["mon.a", "mon.b", "mon.c"] {
@@ -420,5 +424,6 @@ fn a_command_is_sent_again_when_the_monitor_that_had_it_dies() {
     let listed = cluster.run("ceph osd blocklist ls");
     assert!(listed.contains("192.0.2.1:0/77"), "{listed}");
     cluster.run("ceph osd blocklist rm 192.0.2.1:0/77");
+    cluster.run("ceph config rm client.qemu rados_mon_op_timeout");
     wait_for_quorum(cluster, 3);
 }

@@ -25,7 +25,7 @@
 //! | telling other clients that something changed | [`IoCtx::watch`], [`IoCtx::notify`] | `watch_notify` |
 //! | where an object is, what a pool is like | [`IoCtx::locate`], [`IoCtx::info`], [`Client::with_map`] | `list` |
 //! | monitors | [`Client::mon_command`] | |
-//! | what is under way, and what it waits for | [`Client::requests`], [`Client::mon_requests`] | |
+//! | what is under way, and what it waits for | [`Client::requests`] | |
 //!
 //! Names of objects, keys and attributes are UTF-8 here, though Ceph takes any bytes.
 //!
