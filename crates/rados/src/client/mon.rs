@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::OpError;
 use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 
-use super::core::{Core, MonError, Progress, backoff};
+use super::core::{Core, FIRST_PAUSE, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
 use super::hunt::{Candidate, Last, hunting_order, put_back};
 use super::options;
@@ -69,7 +69,8 @@ async fn run(core: &Arc<Core>) {
                 core.dialer.set_global_id(link.global_id);
                 core.mon_opened(addr.unwrap_or(EntityAddr::BLANK), Arc::clone(&outbox));
                 let since = Instant::now();
-                let ended = serve(core, &mut link, &outbox).await;
+                let mut answered = false;
+                let ended = serve(core, &mut link, &outbox, &mut answered).await;
                 core.mon_closed();
                 let Err(error) = ended else { return };
                 tracing::info!(
@@ -77,8 +78,13 @@ async fn run(core: &Arc<Core>) {
                     error = &error as &dyn std::error::Error,
                     "monitor session ended"
                 );
-                // One that accepts us and hangs up at once must not be asked in a busy loop.
-                failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
+                // One that accepts us and hangs up must not be asked in a busy loop; one that answers and whose
+                // connections break is worth another try at once.
+                let lived = since.elapsed();
+                failures = match answered || lived > LONGEST_PAUSE {
+                    false => failures + 1,
+                    true => u32::from(lived < FIRST_PAUSE),
+                };
                 rejected = None;
                 last = Some(Last { target, useless: error.is_silence() });
             }
@@ -98,7 +104,9 @@ async fn run(core: &Arc<Core>) {
                 report(core, failed, failures);
             }
         }
-        sleep(backoff(failures, LONGEST_PAUSE)).await;
+        if failures > 0 {
+            sleep(backoff(failures, LONGEST_PAUSE)).await;
+        }
     }
 }
 
@@ -243,7 +251,14 @@ async fn is_identity_lost(core: &Core, failures: &[MonFailure]) -> bool {
     dial(&core.dialer, EntityType::MON, *addr, &modes, proof, DIAL_LIMIT).await.is_ok()
 }
 
-async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(), MonError> {
+/// Moves messages until the session fails (an error) or the client ends; `answered` says whether the monitor
+/// sent any.
+async fn serve(
+    core: &Arc<Core>,
+    link: &mut Link,
+    outbox: &Outbox,
+    answered: &mut bool,
+) -> Result<(), MonError> {
     let mut last_keepalive = Instant::now();
     let mut next_check = Instant::now() + CHECK;
     loop {
@@ -253,6 +268,7 @@ async fn serve(core: &Arc<Core>, link: &mut Link, outbox: &Outbox) -> Result<(),
                 let Some(event) = event? else { return Ok(()) };
                 if let Event::Message(message) = event {
                     core.mon_message(message)?;
+                    *answered = true;
                 }
             }
             () = core.tickets_wanted.notified() => core.renew_tickets(),

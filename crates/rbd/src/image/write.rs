@@ -32,7 +32,7 @@ const FILLED_AT_ONCE: usize = 8;
 pub(super) const CLEARS_AT_ONCE: usize = 8;
 
 /// What all requests for zeroes are written from.
-static ZEROES: [u8; 4 << 20] = [0; 4 << 20];
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
 /// How often a write starts again because its snapshot context was too old.
 const SNAPC_RETRIES: usize = 5;
