@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use crate::world::{Event, Millis, Sim, World};
 
 /// Numbers connections in the order in which they are opened.
-pub(crate) type ConnId = usize;
+pub type ConnId = usize;
 
 /// Whose bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +79,12 @@ pub(crate) struct Network {
     opened: usize,
     /// Pairs of client and daemon that cannot reach each other, and until when.
     pub(crate) partitions: BTreeMap<(usize, Daemon), Millis>,
-    /// Bytes that scripted connections carried, in both directions.
+    /// Bytes that connections were given to carry, in both directions.
     pub(crate) carried: BTreeMap<ConnId, [u64; 2]>,
 }
+
+/// Bytes of a banner.
+const BANNER: u64 = 26;
 
 /// Bytes that a direction takes before its reader has read them.
 const WINDOW: usize = 256 << 10;
@@ -202,6 +205,10 @@ impl Network {
 }
 
 impl Network {
+    pub(crate) fn opened(&self) -> usize {
+        self.opened
+    }
+
     /// Nothing happens any more to connections, old or new.
     pub(crate) fn calm(&mut self) {
         self.weather = Weather::CALM;
@@ -246,7 +253,10 @@ impl World {
         let mut fates = [None, None];
         if rng.percent(weather.fates) {
             let fate = rng.pick(&[Fate::Reset, Fate::HalfClose, Fate::BlackHole, Fate::Corrupt]);
-            fates[rng.index(2)] = Some((rng.range(0..weather.fate_range), fate));
+            let at = rng.range(0..weather.fate_range);
+            // A banner has no checksum: who changes that makes another protocol of it.
+            let at = if fate == Fate::Corrupt { at.max(BANNER) } else { at };
+            fates[rng.index(2)] = Some((at, fate));
         }
         if let Some((conn, direction, at, fate)) = self.net.script
             && conn == id

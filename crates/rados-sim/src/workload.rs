@@ -17,7 +17,7 @@ use crate::auth::user_key;
 use crate::checker::Checker;
 use crate::cluster::{Config, POOL, mon_addr};
 use crate::faults::Fault;
-use crate::net::{ClientHost, Weather};
+use crate::net::{ClientHost, ConnId, Script, Weather};
 use crate::rng::Rng;
 use crate::store::{ObjectKey, parse_contents, record};
 use crate::world::{Millis, Sim, Trace};
@@ -41,10 +41,14 @@ pub struct Plan {
     pub objects: usize,
     /// Records that each client appends to each object.
     pub records: usize,
+    /// Bytes that a record may be longer than its number; a tenth of them are, the others have less than 200.
+    pub padding: u64,
     /// Whether one client watches and another notifies.
     pub notifies: bool,
     /// Whether events are printed as they happen.
     pub print: bool,
+    /// What happens to one connection.
+    pub script: Option<Script>,
 }
 
 /// How it went.
@@ -60,6 +64,8 @@ pub struct Report {
     pub notifies: usize,
     /// Epochs of the map.
     pub epochs: u32,
+    /// Bytes that each connection was given to carry, those of the client first.
+    pub carried: BTreeMap<ConnId, [u64; 2]>,
     /// Simulated time.
     pub took: Duration,
     /// All events, if they were recorded.
@@ -105,8 +111,10 @@ impl Plan {
             clients: rng.pick(&[1, 2]),
             objects: rng.pick(&[1, 3, 6]),
             records: rng.pick(&[5, 12]),
+            padding: 70_000,
             notifies: rng.percent(50),
             print: false,
+            script: None,
         }
     }
 }
@@ -144,6 +152,7 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
         plan: plan.clone(),
         seed,
     };
+    sim.with(|world| world.net.script = plan.script);
     sim.with(|world| world.begin_faults(&plan.faults, plan.pause, plan.length, plan.weather.clone()));
     let mut clients = JoinSet::new();
     for client in 0..plan.clients {
@@ -163,7 +172,7 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
     sleep(Duration::from_secs(60)).await;
     let left = tasks().saturating_sub(tasks_before);
     let checker = work.checker.lock();
-    let (mut violations, epochs) = sim.with(|world| {
+    let (mut violations, epochs, carried) = sim.with(|world| {
         let stored = world.cluster.store.objects.iter();
         let stored: BTreeMap<ObjectKey, Vec<u64>> =
             stored.map(|(key, object)| (key.clone(), object.records.clone())).collect();
@@ -173,7 +182,7 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
         if connections > 0 {
             all.push(format!("{connections} connections were never closed"));
         }
-        (all, world.cluster.epoch().0)
+        (all, world.cluster.epoch().0, world.net.carried.clone())
     });
     if left > 0 && !stuck {
         violations.push(format!("{left} tasks did not end"));
@@ -184,6 +193,7 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
         reads: checker.reads(),
         notifies: *work.notified.lock(),
         epochs,
+        carried,
         took: begun.elapsed(),
         trace: sim.trace(),
     };
@@ -255,7 +265,8 @@ impl Work {
         for i in 0..self.plan.records {
             self.pause(&mut rng).await;
             let id = (client as u64) << 32 | (object as u64) << 16 | i as u64;
-            let padding = if rng.percent(10) { rng.range(0..70_000) } else { rng.range(0..200) };
+            let longest = if rng.percent(10) { self.plan.padding } else { self.plan.padding.min(200) };
+            let padding = rng.range(0..longest);
             let payload = record(id, usize::try_from(padding).unwrap_or(0));
             self.checker.lock().submitted(client, &key, id);
             let operation = Operation::new().call_mut("sim", "append", payload);

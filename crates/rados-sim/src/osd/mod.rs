@@ -31,11 +31,32 @@ pub(crate) struct Osd {
     pub(crate) epoch: Epoch,
     sessions: BTreeMap<ConnId, Session>,
     pgs: BTreeMap<PgId, Pg>,
-    waiting_for_map: Vec<(ConnId, OsdOp)>,
+    /// What came from a client whose map was newer, and all that came from the same client since.
+    waiting_for_map: Vec<(ConnId, Incoming)>,
     /// Connections of watchers, by object, client and cookie.
     watchers: BTreeMap<(ObjectKey, u64, u64), ConnId>,
     notifies: BTreeMap<u64, Notify>,
     next_id: u64,
+}
+
+/// What a client sends to a placement group.
+#[derive(Debug)]
+enum Incoming {
+    Op(OsdOp),
+    /// The acknowledgement of a backoff must not overtake what was sent before it.
+    BlockAck {
+        epoch: Epoch,
+        id: u64,
+    },
+}
+
+impl Incoming {
+    fn epoch(&self) -> Epoch {
+        match self {
+            Self::Op(request) => request.epoch,
+            Self::BlockAck { epoch, .. } => *epoch,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -267,8 +288,8 @@ impl World {
             self.advance(osd);
         }
         let waiting = std::mem::take(&mut self.cluster.osds[osd].waiting_for_map);
-        for (conn, request) in waiting {
-            self.receive_op(osd, conn, request);
+        for (conn, incoming) in waiting {
+            self.receive(osd, conn, incoming);
         }
     }
 
@@ -346,13 +367,13 @@ impl World {
                         request.tid, request.spg, request.object, request.retry_attempt, request.epoch
                     ));
                     self.check_target(osd, &request);
-                    self.receive_op(osd, conn, request);
+                    self.receive(osd, conn, Incoming::Op(request));
                 }
                 Err(error) => self.violation(format!("malformed request: {error}")),
             },
             kind::OSD_BACKOFF => match Backoff::decode(&message.front) {
-                Ok(backoff) if backoff.op == Backoff::ACK_BLOCK => {
-                    self.block_acknowledged(osd, conn, backoff.id)
+                Ok(Backoff { op: Backoff::ACK_BLOCK, epoch, id, .. }) => {
+                    self.receive(osd, conn, Incoming::BlockAck { epoch, id });
                 }
                 Ok(backoff) => self.violation(format!("backoff message {} of a client", backoff.op)),
                 Err(error) => self.violation(format!("malformed backoff: {error}")),
@@ -439,7 +460,7 @@ impl World {
         self.send(conn, &Backoff { op: Backoff::UNBLOCK, epoch, ..backoff }.to_message());
     }
 
-    fn block_acknowledged(&mut self, osd: usize, conn: ConnId, id: u64) {
+    pub(super) fn block_acknowledged(&mut self, osd: usize, conn: ConnId, id: u64) {
         let Some(session) = self.cluster.osds[osd].sessions.get_mut(&conn) else { return };
         if let Some(held) = session.backoffs.get_mut(&id) {
             held.acknowledged = true;

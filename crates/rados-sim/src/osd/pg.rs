@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use ceph_codec::{Epoch, PgId};
 
-use super::{OsdEvent, id_of};
+use super::{Incoming, OsdEvent, id_of};
 use crate::cluster::{Cluster, Daemon, Mutation};
 use crate::map::pool_flag;
 use crate::net::ConnId;
@@ -126,9 +126,8 @@ impl World {
         let still_primary = self.cluster.pg(epoch, pg).is_some_and(|info| info.primary == Some(id_of(osd)));
         if still_primary {
             // They are looked at again once the new interval has begun.
-            let waiting = &mut self.cluster.osds[osd].waiting_for_map;
-            requests.append(waiting);
-            *waiting = requests;
+            let requests = requests.into_iter().map(|(conn, request)| (conn, Incoming::Op(request)));
+            self.cluster.osds[osd].waiting_for_map.splice(..0, requests);
         } else {
             for (_, request) in requests {
                 self.note(format_args!("osd.{osd}: op {} dropped with its interval", request.tid));
@@ -148,13 +147,16 @@ impl World {
         !superseded && self.cluster.active.get(&pg) == Some(&(interval, osd))
     }
 
-    /// A request comes in. It waits for the map that its sender had, and overtakes nobody who waits.
-    pub(super) fn receive_op(&mut self, osd: usize, conn: ConnId, request: OsdOp) {
+    /// Something comes in. It waits for the map that its sender had, and overtakes nobody who waits.
+    pub(super) fn receive(&mut self, osd: usize, conn: ConnId, incoming: Incoming) {
         let this = &mut self.cluster.osds[osd];
-        if request.epoch > this.epoch || this.waiting_for_map.iter().any(|(from, _)| *from == conn) {
-            this.waiting_for_map.push((conn, request));
-        } else {
-            self.handle_op(osd, conn, request);
+        if incoming.epoch() > this.epoch || this.waiting_for_map.iter().any(|(from, _)| *from == conn) {
+            this.waiting_for_map.push((conn, incoming));
+            return;
+        }
+        match incoming {
+            Incoming::Op(request) => self.handle_op(osd, conn, request),
+            Incoming::BlockAck { id, .. } => self.block_acknowledged(osd, conn, id),
         }
     }
 
