@@ -455,12 +455,9 @@ impl State {
     }
 }
 
-/// The first pause before trying again to reach a daemon.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
 /// How long to wait before attempt number `failures + 1` to reach a daemon.
-pub(crate) fn backoff(failures: u32, longest: Duration) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
+pub(crate) fn backoff(failures: u32, first: Duration, longest: Duration) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
 }
 
 fn op_message(tid: Tid, front: Vec<u8>, payload: Vec<Bytes>) -> Message {

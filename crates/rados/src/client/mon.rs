@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::OpError;
 use crate::net::{DialError, Link, LinkError, Outbox, Proof, System, dial};
 
-use super::core::{Core, FIRST_PAUSE, MonError, Progress, backoff};
+use super::core::{Core, MonError, Progress, backoff};
 use super::error::{ConnectError, MonFailure};
 use super::hunt::{Candidate, Last, hunting_order, put_back};
 use super::options;
@@ -28,6 +28,8 @@ const PARALLEL: usize = 3;
 const ONE_MORE: Duration = Duration::from_secs(1);
 /// Time for TCP and the handshake.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// The first pause between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between rounds in which none answered.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// When the monitors accept the user but not the instance for so long it is lost. One that was away may first
@@ -105,7 +107,7 @@ async fn run(core: &Arc<Core>) {
             }
         }
         if failures > 0 {
-            sleep(backoff(failures, LONGEST_PAUSE)).await;
+            sleep(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
         }
     }
 }

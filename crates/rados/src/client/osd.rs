@@ -12,14 +12,18 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::net::{DialError, Link, LinkError, Outbox, dial};
 use crate::objecter::SessionId;
 
-use super::core::{Core, FIRST_PAUSE, backoff};
+use super::core::{Core, backoff};
 
 /// Time for TCP and the handshake.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What a connection that was open counts for at most, in failures: it may be the network's fault.
-const HUNG_UP: u32 = 4;
+/// The first pause. An OSD is worth more attempts than a monitor: there is no other to ask, and everything that
+/// waits for it has to survive a whole round trip of one connection.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// What a connection that was open counts for at most, in failures: it may be the network's fault, and then
+/// waiting only makes it worse.
+const HUNG_UP: u32 = 2;
 /// Time between questions whether the OSD is alive.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Silence after which the connection counts as dead.
@@ -72,7 +76,7 @@ pub(super) fn spawn(core: Arc<Core>, session: SessionId, addr: EntityAddr, outbo
 
 async fn pause(failures: u32) {
     if failures > 0 {
-        sleep(backoff(failures, LONGEST_PAUSE)).await;
+        sleep(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
     }
 }
 
