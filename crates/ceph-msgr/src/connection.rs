@@ -18,7 +18,7 @@ use crate::handshake::{
     ServerIdent, blob,
 };
 use crate::message::{Header, Message};
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::Outbox;
 use state::{Offer, Session, State, Transcript};
 
 /// What a connection needs to know from the start.
@@ -255,24 +255,7 @@ impl Connection {
             return Err(MsgrError::TooLarge { len });
         }
         session.out_seq += 1;
-        let header = Header {
-            seq: session.out_seq,
-            tid: message.tid,
-            kind: message.kind,
-            priority: message.priority,
-            version: message.version,
-            ack_seq: session.in_seq,
-            compat_version: message.compat_version,
-        };
-        self.outbox.frame(&Outgoing {
-            tag: Tag::MESSAGE,
-            first: &header.to_wire(),
-            rest: [
-                std::slice::from_ref(&message.front),
-                std::slice::from_ref(&message.middle),
-                message.data.pieces(),
-            ],
-        });
+        self.outbox.message(message, session.out_seq, session.in_seq);
         Ok(())
     }
 

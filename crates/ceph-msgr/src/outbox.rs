@@ -6,11 +6,12 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes, BytesMut};
 use ceph_codec::crc32c;
 
-use crate::Tag;
 use crate::crypto::Cipher;
 use crate::frame::{
     BLOCK_LEN, CRC_LEN, CRC_SEED, EPILOGUE_LEN, INLINE_LEN, LATE_COMPLETE, PREAMBLE_LEN, Preamble, padded,
 };
+use crate::message::Header;
+use crate::{Message, Tag};
 
 /// A frame to be sent: its segments, those after the first in pieces.
 pub(crate) struct Outgoing<'a> {
@@ -92,6 +93,28 @@ impl Outbox {
             Some(cipher) => self.sealed(frame, cipher),
             None => self.plain(frame),
         }
+    }
+
+    /// Appends a message, the connection's number `seq`. `ack_seq` is the number of the last one received.
+    pub(crate) fn message(&mut self, message: &Message, seq: u64, ack_seq: u64) {
+        let header = Header {
+            seq,
+            tid: message.tid,
+            kind: message.kind,
+            priority: message.priority,
+            version: message.version,
+            ack_seq,
+            compat_version: message.compat_version,
+        };
+        self.frame(&Outgoing {
+            tag: Tag::MESSAGE,
+            first: &header.to_wire(),
+            rest: [
+                std::slice::from_ref(&message.front),
+                std::slice::from_ref(&message.middle),
+                message.data.pieces(),
+            ],
+        });
     }
 
     /// Appends a frame of one segment and returns its bytes, for the transcript of the handshake.

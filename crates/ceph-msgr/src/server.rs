@@ -22,7 +22,7 @@ use crate::features;
 use crate::frame::{Frame, FrameReader, Tag};
 use crate::handshake::{Banner, ClientIdent, ConMode, Hello, LOSSY, REVISION_1, blob};
 use crate::message::{Header, Message};
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::Outbox;
 
 /// Who answers a connection.
 #[derive(Debug, Clone)]
@@ -211,24 +211,7 @@ impl ServerConnection {
             return Err(MsgrError::NotReady);
         }
         self.out_seq += 1;
-        let header = Header {
-            seq: self.out_seq,
-            tid: message.tid,
-            kind: message.kind,
-            priority: message.priority,
-            version: message.version,
-            ack_seq: self.in_seq,
-            compat_version: message.compat_version,
-        };
-        self.outbox.frame(&Outgoing {
-            tag: Tag::MESSAGE,
-            first: &header.to_wire(),
-            rest: [
-                std::slice::from_ref(&message.front),
-                std::slice::from_ref(&message.middle),
-                message.data.pieces(),
-            ],
-        });
+        self.outbox.message(message, self.out_seq, self.in_seq);
         Ok(())
     }
 
