@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use rados::{
     ALL_NAMESPACES, Advice, Client, Comparison, Errno, InvalidOperation, IoCtx, ListedObject, ObjectCursor,
     OpError, Operation, Options, SnapContext, SnapId, WatchEvent, XattrValue,
@@ -523,13 +523,18 @@ async fn watch_and_notify(site: &Site<'_>) {
     // And we notify the tool.
     pool.unwatch(cookie).await.unwrap();
     assert_eq!(refused(pool.watch_check(cookie).map(drop)), Errno::ENOTCONN);
-    let mut tool = start(&format!("{} < <(sleep 60)", site.background(&pool, "watch header")));
+    // The tool watches until it has something to read.
+    let enough = site.cluster.file(&format!("enough-{}", site.name(&pool)));
+    let wait = format!("while [ ! -e {enough} ]; do sleep 0.1; done");
+    let mut tool = start(&format!("{} < <({wait})", site.background(&pool, "watch header")));
     while object.watchers().await.unwrap().is_empty() {
         assert!(tool.is_running());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let reply = pool.notify("header", Bytes::from("to all"), Duration::from_secs(10)).await.unwrap();
     assert_eq!((reply.acks.len(), reply.timeouts.len()), (1, 0), "{reply:?}");
+    std::fs::write(&enough, "").unwrap();
+    tool.finish().success();
 }
 
 async fn erasure_coded(site: &Site<'_>) {
@@ -657,5 +662,32 @@ fn numbers_of_snapshots_are_given_out_once_whatever_monitor_fails() {
             }
         }
         assert_eq!(ids.len(), 12);
+    });
+}
+
+/// A client that sends again under a new number duplicates about one in 75 of these.
+#[test]
+fn an_append_happens_once_however_often_connections_break() {
+    const OBJECTS: usize = 16;
+    const APPENDS: usize = 625;
+    let cluster =
+        Cluster::start(Release::Pacific, &["--osds", "3", "--conf", "ms inject socket failures = 500"]);
+    on(&cluster, async |site| {
+        let pool = site.pool("16 16").await;
+        let names: Vec<String> = (0..OBJECTS).map(|n| format!("log{n}")).collect();
+        // Each is submitted when its future is made: in this order, 64 at a time.
+        let order = (0..APPENDS).flat_map(|n| names.iter().map(move |name| (n, name)));
+        let appends = order.map(|(n, name)| {
+            let record = Operation::new().append(format!("{n:07}\n"));
+            pool.write(name, record, &SnapContext::default())
+        });
+        stream::iter(appends).buffered(64).try_for_each(|_| async { Ok(()) }).await.unwrap();
+        let expected: String = (0..APPENDS).map(|n| format!("{n:07}\n")).collect();
+        for name in &names {
+            let found = pool.object(name).read(0, 0).await.unwrap();
+            assert!(found == expected, "{name}: {}", String::from_utf8_lossy(&found));
+        }
+        let log = std::fs::read_to_string(cluster.file("log/osd.0.log")).unwrap();
+        assert!(log.contains("injecting socket failure"), "no connection ever broke");
     });
 }

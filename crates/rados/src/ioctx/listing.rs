@@ -95,7 +95,8 @@ impl IoCtx {
     /// Lists up to `max` objects of the namespace, from a place on. Fewer only where the pool ends.
     ///
     /// # Errors
-    /// [`OpError`]; `NotUtf8` as its source if an object has a name that this crate cannot address.
+    /// `EINVAL` if the place is one in another pool; `NotUtf8` as the source of [`OpError::Malformed`] if an object
+    /// has a name that this crate cannot address.
     pub async fn list_objects(&self, from: &ObjectCursor, max: usize) -> Result<ObjectPage, OpError> {
         let mut page = ObjectPage { objects: Vec::new(), next: from.clone() };
         while page.objects.len() < max && !page.next.is_end() {

@@ -96,6 +96,8 @@ impl IoCtx {
         let (sender, receiver) = oneshot::channel();
         let request = self.request(object, Operation::new(), SnapId::HEAD, SnapContext::default());
         let secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+        let kind = OpKind::Notify { cookie: 0, timeout_secs: secs, payload: payload.clone() };
+        Operation::new().push(kind).check()?;
         let core = &self.client.core;
         let cookie = core.with_objecter(|objecter| objecter.notify(request, payload, secs, sender));
         // A notify that nobody waits for any more must not be sent again, perhaps hours later.
