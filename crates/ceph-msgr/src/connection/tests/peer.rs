@@ -4,6 +4,7 @@ use super::super::*;
 use crate::crypto::Cipher;
 use crate::features;
 use crate::handshake::LOSSY;
+use crate::outbox::Outgoing;
 
 /// A frame in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
