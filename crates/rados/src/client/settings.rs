@@ -114,7 +114,11 @@ pub(super) fn log_changes(
         }
         let value = new.map_or("its default again", String::as_str);
         if !FOLLOWED.iter().any(|(followed, _)| followed == name) {
-            tracing::debug!(option = name, value, "the monitors set an option that is not followed");
+            tracing::debug!(
+                option = name,
+                value,
+                "the monitors set an option that is not this client's business"
+            );
         } else if here.is_set_here(name) {
             tracing::info!(
                 option = name,
