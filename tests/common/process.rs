@@ -72,6 +72,10 @@ impl Running {
         Self { command: text, began: Instant::now(), child, outputs: Some([stdout, stderr]) }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }

@@ -1,9 +1,10 @@
 //! Who serves the image: the program under test, or QEMU over librbd to compare it with.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{Cluster, Image, Server, run, wait_until};
+use crate::common::{Cluster, Image, Running, Server, run, start, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -12,10 +13,9 @@ pub(crate) enum Kind {
     Librbd,
 }
 
-#[derive(Debug)]
 pub(crate) enum Backend {
     Ours(Server),
-    Librbd { child: Child, socket: String },
+    Librbd { qemu_nbd: Running, socket: String },
 }
 
 impl Backend {
@@ -25,16 +25,14 @@ impl Backend {
             Kind::Ours => Self::Ours(Server::serve(cluster, &[&image.spec])),
             Kind::Librbd => {
                 let socket = cluster.file(&format!("{}.sock", image.spec.replace('/', ".")));
-                let mut command = Command::new("qemu-nbd");
-                command.args(["-f", "raw", "-t", "-e", "16", "--discard=unmap", "--cache=none"]);
-                command
-                    .args(["-x", &image.spec, "-k", &socket])
-                    .arg(format!("{}:id=qemu", cluster.qemu(&image.spec)));
-                let child = command.stdin(Stdio::null()).spawn().expect("qemu-nbd is installed");
-                wait_until("qemu-nbd listens", Duration::from_secs(30), || {
+                let qemu_nbd = start(&format!(
+                    "exec qemu-nbd -f raw -t -e 16 --discard=unmap --cache=none -x {image} -k {socket} {}:id=qemu",
+                    cluster.qemu(&image.spec)
+                ));
+                wait_until("qemu-nbd listens", LIMIT, || {
                     std::os::unix::net::UnixStream::connect(&socket).ok()
                 });
-                Self::Librbd { child, socket }
+                Self::Librbd { qemu_nbd, socket }
             }
         }
     }
@@ -49,7 +47,7 @@ impl Backend {
     pub(crate) fn pid(&self) -> u32 {
         match self {
             Self::Ours(server) => server.pid(),
-            Self::Librbd { child, .. } => child.id(),
+            Self::Librbd { qemu_nbd, .. } => qemu_nbd.pid(),
         }
     }
 
@@ -65,9 +63,9 @@ impl Backend {
     pub(crate) fn stop(self) {
         match self {
             Self::Ours(server) => server.stop(),
-            Self::Librbd { mut child, .. } => {
-                run(&format!("kill -TERM {}", child.id()));
-                child.wait().expect("a child can be waited for");
+            Self::Librbd { mut qemu_nbd, .. } => {
+                run(&format!("kill -TERM {}", qemu_nbd.pid()));
+                wait_until("qemu-nbd ends", LIMIT, || (!qemu_nbd.is_running()).then_some(()));
             }
         }
     }

@@ -53,7 +53,6 @@ pub(crate) fn shared_cluster() -> (&'static Cluster, MutexGuard<'static, ()>) {
 /// Of the shared cluster.
 pub(crate) const SHORT_TICKET_LIFE: Duration = Duration::from_secs(12);
 
-#[derive(Debug)]
 pub(crate) struct Scene<'a> {
     pub(crate) cluster: &'a Cluster,
     /// How long a service ticket is good for.
@@ -64,7 +63,6 @@ pub(crate) struct Scene<'a> {
 }
 
 /// One image, who serves it, and who uses it.
-#[derive(Debug)]
 pub(crate) struct Side {
     pub(crate) kind: Kind,
     pub(crate) image: Image,
@@ -223,4 +221,25 @@ fn is_well(cluster: &Cluster) -> bool {
         && status["quorum"].as_array().is_some_and(|quorum| quorum.len() == MONS.len())
         && status["osdmap"]["num_up_osds"] == OSDS
         && status["osdmap"]["num_in_osds"] == OSDS
+}
+
+#[test]
+fn connections_can_be_reset_without_the_help_of_ss() {
+    use std::io::Read;
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut client = std::process::Command::new("bash")
+        .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -r <&3; exec sleep 60")])
+        .spawn()
+        .unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    accepted.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // The connection is there before its file descriptor has its number.
+    thread::sleep(Duration::from_millis(200));
+    disconnect(client.id());
+    let error = accepted.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    client.kill().unwrap();
+    client.wait().unwrap();
 }
