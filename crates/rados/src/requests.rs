@@ -63,6 +63,8 @@ pub enum WaitsFor {
     Connection(EntityAddr),
     /// The OSD to lift its request to hold back.
     Backoff,
+    /// Answers to others: the connections to the OSD break too often for more at a time.
+    OthersAnswers,
     /// The OSD's answer.
     Answer,
     /// The watchers that have not acknowledged a notify.
@@ -83,6 +85,9 @@ impl fmt::Display for WaitsFor {
             Self::Epoch(epoch) => write!(f, "for OSDMap {epoch}"),
             Self::Connection(addr) => write!(f, "for a connection to {addr}"),
             Self::Backoff => f.write_str("for the OSD to lift its backoff"),
+            Self::OthersAnswers => {
+                f.write_str("for answers to others, as connections to the OSD break often")
+            }
             Self::Answer => f.write_str("for the OSD's answer"),
             Self::Watchers => f.write_str("for watchers to acknowledge"),
             Self::Monitor => f.write_str("for a session with a monitor"),

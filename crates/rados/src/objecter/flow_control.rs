@@ -70,18 +70,24 @@ impl FlowControl {
     /// Whether an operation may be sent now, which then counts. Only that which `is_next` may, so that none
     /// overtakes an older one.
     pub(super) fn admit<C>(&mut self, op: &mut PendingOp<C>, is_next: bool) -> bool {
-        let Some(cost) = op.cost.filter(|_| !op.admitted) else { return true };
-        op.admitted = is_next && self.sent.has_room_for(cost, &self.limits);
-        if op.admitted {
+        if !op.with_osd
+            && let Some(cost) = op.cost
+        {
+            if !is_next || !self.sent.has_room_for(cost, &self.limits) {
+                return false;
+            }
             self.sent.add(cost);
         }
-        op.admitted
+        op.with_osd = true;
+        true
     }
 
     /// An operation is not with its OSD any more.
     pub(super) fn give_back<C>(&mut self, op: &mut PendingOp<C>) {
-        if std::mem::take(&mut op.admitted) {
-            self.sent.remove(op.cost.unwrap_or(0));
+        if std::mem::take(&mut op.with_osd)
+            && let Some(cost) = op.cost
+        {
+            self.sent.remove(cost);
         }
     }
 }
@@ -98,8 +104,11 @@ impl<C> Objecter<C> {
         self.flow.unfinished.has_room_for(0, &self.flow.limits)
     }
 
-    /// Sends those that waited for room, as far as there is some.
+    /// Sends those that waited for room, with an OSD or altogether, as far as there is some.
     pub(super) fn admit_waiting(&mut self) {
+        for osd in std::mem::take(&mut self.holding) {
+            self.fill_window(osd);
+        }
         while let Some(entry) = self.waiting.first_entry() {
             let cost = entry.get().cost.unwrap_or(0);
             if !self.flow.sent.has_room_for(cost, &self.flow.limits) {

@@ -95,6 +95,7 @@ impl<C> Objecter<C> {
     /// unwatch.
     pub(crate) fn forget_linger(&mut self, cookie: u64) {
         self.remove_linger(cookie);
+        self.admit_waiting();
     }
 
     /// What removes the watch from its OSD.
@@ -207,7 +208,7 @@ impl<C> Objecter<C> {
             lacks_pool: false,
             pool_gone_at: None,
             cost: None,
-            admitted: false,
+            with_osd: false,
             malformed: 0,
         };
         match op.target.osd {

@@ -30,7 +30,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -144,8 +144,8 @@ struct PendingOp<C> {
     pool_gone_at: Option<Epoch>,
     /// Bytes that it counts for in flow control; `None` if it is exempt.
     cost: Option<u64>,
-    /// Whether flow control counts it now: it was sent on a connection that is still open.
-    admitted: bool,
+    /// It was sent on a connection that is still open; flow control counts it.
+    with_osd: bool,
     /// Answers that could not be decoded.
     malformed: u32,
 }
@@ -169,6 +169,8 @@ pub(crate) struct Objecter<C> {
     homeless: BTreeMap<Tid, PendingOp<C>>,
     /// Operations for which there is no room yet.
     waiting: BTreeMap<Tid, PendingOp<C>>,
+    /// OSDs for which something waits until they answer.
+    holding: BTreeSet<OsdId>,
     lingers: BTreeMap<u64, Linger<C>>,
     actions: VecDeque<Action<C>>,
     /// Up to which operation the newest epoch was asked for, while the answer is outstanding.
@@ -208,6 +210,7 @@ impl<C> Objecter<C> {
             sessions: BTreeMap::new(),
             homeless: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            holding: BTreeSet::new(),
             lingers: BTreeMap::new(),
             actions: VecDeque::new(),
             asked_newest_epoch: None,
@@ -265,7 +268,7 @@ impl<C> Objecter<C> {
             lacks_pool: false,
             pool_gone_at: None,
             cost,
-            admitted: false,
+            with_osd: false,
             malformed: 0,
         };
         self.target_and_send(op);
@@ -304,10 +307,7 @@ impl<C> Objecter<C> {
     pub(crate) fn session_opened(&mut self, id: SessionId, features: u64) {
         let Some(session) = self.live_session(id) else { return };
         session.features = Some(features);
-        let tids: Vec<Tid> = session.ops.keys().copied().collect();
-        for tid in tids {
-            self.send(id.osd, tid);
-        }
+        self.fill_window(id.osd);
     }
 
     /// A connection was lost or could not be made. Operations stay, and are sent again on the next one.
@@ -315,7 +315,9 @@ impl<C> Objecter<C> {
         let incarnation = self.next_incarnation;
         let Some(session) = live(&mut self.sessions, id) else { return };
         session.id.incarnation = incarnation;
-        session.features = None;
+        if session.features.take().is_some() {
+            session.window.broken();
+        }
         session.backoffs.clear();
         session.ops.retain(|_, op| op.completion.should_resend());
         session.ops.values_mut().for_each(|op| self.flow.give_back(op));
@@ -340,7 +342,14 @@ impl<C> Objecter<C> {
         if reply.retry_attempt >= 0 && reply.retry_attempt != op.attempts - 1 {
             return;
         }
-        let Some(mut op) = session.ops.remove(&tid) else { return };
+        let Some(op) = session.ops.remove(&tid) else { return };
+        session.window.answered();
+        self.conclude(op, reply);
+        self.admit_waiting();
+    }
+
+    /// Ends an answered operation, or sends it elsewhere.
+    fn conclude(&mut self, mut op: PendingOp<C>, reply: OsdOpReply) {
         if reply.result == -Errno::EBLOCKLISTED.0 {
             // The OSD's map is newer than ours.
             let error = OpError::Blocklisted { since: self.now.wall.to_system_time(), epoch: reply.epoch };
@@ -364,7 +373,6 @@ impl<C> Objecter<C> {
             Ok(OpReply { result: reply.result, version: reply.user_version, outcomes: reply.outcomes })
         };
         self.finish(op, result);
-        self.admit_waiting();
     }
 
     /// An OSD's answer cannot be decoded. The owner resets the session, and the same answer would come again
@@ -431,6 +439,7 @@ impl<C> Objecter<C> {
     pub(crate) fn tick(&mut self, now: Now) {
         self.now = now;
         self.ping_watches();
+        self.admit_waiting();
     }
 
     /// Fails everything in flight and everything to come, and closes all sessions.
@@ -514,6 +523,11 @@ impl<C> Objecter<C> {
         if !session.backoffs.is_empty() && session.backoffs.blocks(op.target.spg, &op.target.place()) {
             return;
         }
+        if session.is_window_full() {
+            self.holding.insert(osd);
+            return;
+        }
+        let Some(op) = session.ops.get_mut(&tid) else { return };
         let is_next = self.waiting.first_key_value().is_none_or(|(first, _)| tid < *first);
         if !self.flow.admit(op, is_next) {
             self.waiting.extend(session.ops.remove_entry(&tid));
@@ -542,6 +556,18 @@ impl<C> Objecter<C> {
         let (front, payload) = message.encode();
         op.attempts += 1;
         self.actions.push_back(Action::SendOp { session: session.id, tid, front, payload });
+    }
+
+    /// Sends what is not with its OSD yet, as far as its connections are good for that.
+    fn fill_window(&mut self, osd: OsdId) {
+        let Some(session) = self.sessions.get(&osd) else { return };
+        let held: Vec<Tid> = session.ops.values().filter(|op| !op.with_osd).map(|op| op.tid).collect();
+        for tid in held {
+            self.send(osd, tid);
+            if self.holding.contains(&osd) {
+                return;
+            }
+        }
     }
 
     fn finish(&mut self, mut op: PendingOp<C>, result: Result<OpReply, OpError>) {

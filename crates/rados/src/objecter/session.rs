@@ -27,6 +27,7 @@ pub(crate) struct Session<C> {
     /// Cookies of the linger ops whose object is on this OSD.
     pub(crate) lingers: BTreeSet<u64>,
     pub(crate) backoffs: Backoffs,
+    pub(super) window: Window,
 }
 
 impl<C> Session<C> {
@@ -38,7 +39,44 @@ impl<C> Session<C> {
             ops: BTreeMap::new(),
             lingers: BTreeSet::new(),
             backoffs: Backoffs::default(),
+            window: Window::default(),
         }
+    }
+
+    /// Whether as much is with the OSD as its connections are good for.
+    pub(super) fn is_window_full(&self) -> bool {
+        let Some(size) = self.window.size else { return false };
+        self.ops.values().filter(|op| op.with_osd).count() >= size
+    }
+}
+
+/// How many operations may be with an OSD whose connections break.
+///
+/// An OSD drops the requests that it has read and not begun when their connection breaks
+/// (`osd_discard_disconnected_ops`). Over connections that carry some dozen messages each, everything sent at
+/// once would be read, dropped and sent again for ever. So after a break it is as many as the last connection
+/// was seen to carry, and with every answer one more.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// `None` is as many as flow control allows.
+    size: Option<usize>,
+    /// Answers that came over this connection.
+    answered: usize,
+}
+
+/// A connection that carried so many answers is a good one.
+const GOOD: usize = 512;
+
+impl Window {
+    pub(super) fn answered(&mut self) {
+        self.answered = self.answered.saturating_add(1);
+        self.size = self.size.map(|size| size + 1).filter(|size| *size < GOOD);
+    }
+
+    /// The connection broke.
+    pub(super) fn broken(&mut self) {
+        let answered = std::mem::take(&mut self.answered);
+        self.size = (answered < GOOD).then(|| (answered / 2).max(1));
     }
 }
 

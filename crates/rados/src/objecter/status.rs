@@ -95,7 +95,7 @@ impl<C> Objecter<C> {
         if session.backoffs.blocks(op.target.spg, &op.target.place()) {
             return WaitsFor::Backoff;
         }
-        WaitsFor::Answer
+        if op.with_osd { WaitsFor::Answer } else { WaitsFor::OthersAnswers }
     }
 
     fn why_paused(&self, op: &PendingOp<C>) -> WaitsFor {

@@ -179,3 +179,47 @@ fn an_answer_that_leads_nowhere_makes_room() {
     world.drain(&mut objecter);
     assert_eq!(sent(&world), [2, 3]);
 }
+
+#[test]
+fn over_connections_that_break_as_much_is_sent_as_they_carried() {
+    let (mut objecter, mut world, mut session, pool) = limited(1000, 1 << 30);
+    for n in 2..42 {
+        objecter.submit(request(pool, "object", write()), Now::default(), n);
+    }
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world).len(), 40, "a connection is good until it breaks");
+    let mut attempt = 0;
+    let mut reconnect = |objecter: &mut Objecter<u32>, world: &mut World, session: &mut SessionId| {
+        objecter.session_reset(*session);
+        world.drain(objecter);
+        *session = world.connects.pop().unwrap();
+        world.sent.clear();
+        objecter.session_opened(*session, FEATURES);
+        world.drain(objecter);
+        attempt += 1;
+        attempt
+    };
+    reconnect(&mut objecter, &mut world, &mut session);
+    assert_eq!(sent(&world), [2], "it was not seen to carry anything but the first");
+    objecter.submit(request(pool, "object", write()), Now::default(), 99);
+    objecter.handle_op_reply(session, Tid(2), ok(1));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3, 4], "with every answer one more, in the order of submission");
+    objecter.handle_op_reply(session, Tid(3), ok(1));
+    objecter.handle_op_reply(session, Tid(4), ok(1));
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [2, 3, 4, 5, 6, 7, 8]);
+    let why = objecter.requests(Duration::ZERO).into_iter().map(|request| request.waits_for);
+    assert_eq!(why.filter(|why| *why == WaitsFor::OthersAnswers).count(), 34);
+    reconnect(&mut objecter, &mut world, &mut session);
+    assert_eq!(sent(&world), [5], "half of the three that it answered");
+    objecter.session_reset(session);
+    world.drain(&mut objecter);
+    let unopened = world.connects.pop().unwrap();
+    objecter.session_reset(unopened);
+    world.drain(&mut objecter);
+    session = world.connects.pop().unwrap();
+    objecter.session_opened(session, FEATURES);
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [5, 5], "one that never opened says nothing");
+}
