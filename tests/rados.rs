@@ -671,7 +671,7 @@ fn an_append_happens_once_however_often_connections_break() {
     const OBJECTS: usize = 16;
     const APPENDS: usize = 625;
     let cluster =
-        Cluster::start(Release::Pacific, &["--osds", "3", "--conf", "ms inject socket failures = 500"]);
+        Cluster::start(Release::Pacific, &["--osds", "3", "--conf", "ms inject socket failures = 100"]);
     on(&cluster, async |site| {
         let pool = site.pool("16 16").await;
         let names: Vec<String> = (0..OBJECTS).map(|n| format!("log{n}")).collect();
