@@ -19,6 +19,8 @@ use crate::world::{Millis, World};
 
 /// The name of the pool that workloads write to.
 pub const POOL: &str = "data";
+/// The name of a pool that may be removed at any time.
+pub const DOOMED_POOL: &str = "doomed";
 
 /// What kind of cluster to simulate.
 #[derive(Debug, Clone)]
@@ -37,11 +39,22 @@ pub struct Config {
     pub secure: bool,
     /// What the OSDs do wrong, to see that it is found.
     pub mutation: Option<Mutation>,
+    /// Requests to OSDs that a client may have under way at a time, if fewer than by default.
+    pub max_ops: Option<u64>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { osds: 5, mons: 3, size: 2, pg_num: 8, ticket_secs: None, secure: false, mutation: None }
+        Self {
+            osds: 5,
+            mons: 3,
+            size: 2,
+            pg_num: 8,
+            ticket_secs: None,
+            secure: false,
+            mutation: None,
+            max_ops: None,
+        }
     }
 }
 
@@ -148,6 +161,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64, config: Config) -> Self {
         let mut map = ClusterMap::new(Uuid([0x5a; 16]), config.osds, |osd| osd_addr(osd, 0));
         map.add_pool(POOL, config.size, config.pg_num);
+        map.add_pool(DOOMED_POOL, config.size, 2);
         let mons = (0..config.mons).map(|rank| Mon::new(mon_addr(rank))).collect();
         let osds = (0..config.osds).map(|osd| Osd::new(osd_addr(osd, 0))).collect();
         let auth = Auth::new(seed, &config);
@@ -166,6 +180,12 @@ impl Cluster {
         };
         cluster.remember(None);
         cluster
+    }
+
+    /// Whether there is such a pool.
+    #[must_use]
+    pub fn has_pool(&self, pool: PoolId) -> bool {
+        self.map.pools.contains_key(&pool)
     }
 
     /// Whether faults are over.

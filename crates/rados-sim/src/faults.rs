@@ -28,6 +28,8 @@ pub enum Fault {
     Split,
     /// Half as many placement groups.
     Merge,
+    /// Clients have to send everything again.
+    ForceResend,
     /// Reads or writes have to wait.
     Pause,
     /// The pool is full.
@@ -40,6 +42,10 @@ pub enum Fault {
     KillMon,
     /// All monitors die.
     KillAllMons,
+    /// A monitor is replaced by one at another address.
+    MoveMon,
+    /// The second pool is removed.
+    DeletePool,
     /// A client and some daemons cannot reach each other.
     Partition,
     /// All connections break.
@@ -48,7 +54,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::KillOsd,
         Self::FreezeOsd,
         Self::FalselyDown,
@@ -58,12 +64,15 @@ impl Fault {
         Self::Reweight,
         Self::Split,
         Self::Merge,
+        Self::ForceResend,
         Self::Pause,
         Self::Full,
         Self::Churn,
         Self::Trim,
         Self::KillMon,
         Self::KillAllMons,
+        Self::MoveMon,
+        Self::DeletePool,
         Self::Partition,
         Self::ResetAll,
     ];
@@ -227,6 +236,13 @@ impl World {
                 });
                 self.schedule(later / 4, Event::Fault(FaultEvent::FinishMerge));
             }
+            Fault::ForceResend => {
+                let pool = self.cluster.pool();
+                self.new_epoch(|map| {
+                    let epoch = map.epoch;
+                    map.pools.get_mut(&pool).expect("never removed").last_force_op_resend = epoch;
+                });
+            }
             Fault::Pause => {
                 let flags =
                     self.fault_rng.pick(&[flag::PAUSE_RD, flag::PAUSE_WR, flag::PAUSE_RD | flag::PAUSE_WR]);
@@ -260,6 +276,16 @@ impl World {
                         let delay = later + self.fault_rng.range(0..3000);
                         self.start_mon(mon, delay);
                     }
+                }
+            }
+            Fault::MoveMon => {
+                let port = self.fault_rng.pick(&[3300, 3301, 3302]);
+                self.move_mon(mon, port);
+            }
+            Fault::DeletePool => {
+                let doomed = self.cluster.map.pools.keys().copied().next_back();
+                if let Some(doomed) = doomed.filter(|doomed| *doomed != self.cluster.pool()) {
+                    self.new_epoch(|map| drop(map.pools.remove(&doomed)));
                 }
             }
             Fault::Partition => {
@@ -319,6 +345,7 @@ impl World {
         }
         for mon in 0..self.cluster.mons.len() {
             self.cluster.mons[mon].frozen_until = self.now;
+            self.move_mon(mon, 3300);
             if !self.cluster.mons[mon].alive {
                 self.start_mon(mon, 0);
             }

@@ -25,6 +25,7 @@ pub(crate) struct Mon {
 struct Session {
     /// The next map wanted, if maps are.
     osdmap: Option<Epoch>,
+    monmap: bool,
     once: bool,
     /// The newest map sent: none up to it is sent again as an incremental. Ceph: `MonSession::osd_epoch`.
     sent: Epoch,
@@ -96,6 +97,27 @@ impl World {
         }
     }
 
+    /// A monitor goes on at another port of its host, and all monitors tell their clients.
+    pub(crate) fn move_mon(&mut self, mon: usize, port: u16) {
+        let mut addr = self.cluster.mons[mon].addr;
+        if addr.addr.is_none_or(|addr| addr.port() == port) {
+            return;
+        }
+        addr.addr.iter_mut().for_each(|addr| addr.set_port(port));
+        self.note(format_args!("mon.{mon} moves to {addr}"));
+        self.cluster.mons[mon].addr = addr;
+        self.cluster.monmap_epoch = self.cluster.monmap_epoch.next();
+        for conn in self.connections_to(Daemon::Mon(mon)) {
+            self.reset(conn);
+        }
+        for mon in 0..self.cluster.mons.len() {
+            let sessions = self.cluster.mons[mon].sessions.iter();
+            let subscribers: Vec<ConnId> =
+                sessions.filter(|(_, s)| s.monmap).map(|(conn, _)| *conn).collect();
+            subscribers.into_iter().for_each(|conn| self.send_mon_map(conn));
+        }
+    }
+
     pub(crate) fn start_mon(&mut self, mon: usize, delay: Millis) {
         self.schedule(delay, Event::Mon(MonEvent::Start { mon }));
     }
@@ -136,6 +158,9 @@ impl World {
                     .is_some_and(|(start, _)| *start <= u64::from(self.cluster.monmap_epoch.0))
                 {
                     self.send_mon_map(conn);
+                }
+                if let Some(session) = self.cluster.mons[mon].sessions.get_mut(&conn) {
+                    session.monmap |= topics.contains_key("monmap");
                 }
                 if let Some(&(start, once)) = topics.get("osdmap")
                     && let Some(session) = self.cluster.mons[mon].sessions.get_mut(&conn)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::auth::user_key;
 use crate::checker::Checker;
-use crate::cluster::{Config, POOL, mon_addr};
+use crate::cluster::{Config, DOOMED_POOL, POOL, mon_addr};
 use crate::faults::Fault;
 use crate::net::{ClientHost, ConnId, Script, Weather};
+use crate::osd::pg::ELSEWHERE;
 use crate::rng::Rng;
 use crate::store::{ObjectKey, parse_contents, record};
 use crate::world::{Millis, Sim, Trace};
@@ -102,6 +103,7 @@ impl Plan {
                 pg_num: rng.pick(&[1, 4, 8]),
                 ticket_secs: rng.pick(&[None, Some(5), Some(60)]),
                 secure: rng.percent(50),
+                max_ops: rng.pick(&[None, None, Some(2), Some(8)]),
                 ..Config::default()
             },
             faults,
@@ -129,6 +131,9 @@ pub fn options(sim: &Sim, seed: u64, client: usize, config: &Config) -> Options 
     let mut options = Options::new(monitors, EntityAuthName::client("sim"), key);
     options.system = Arc::new(ClientHost::new(sim, seed, client));
     options.connect_timeout = Duration::from_secs(600);
+    if let Some(ops) = config.max_ops {
+        options.limits.ops = ops;
+    }
     options
 }
 
@@ -149,6 +154,7 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
         checker: Arc::default(),
         notified: Arc::default(),
         stopped: Arc::default(),
+        held: Held::default(),
         plan: plan.clone(),
         seed,
     };
@@ -184,6 +190,10 @@ pub async fn run(seed: u64, plan: &Plan, recorded: bool) -> Report {
         }
         (all, world.cluster.epoch().0, world.net.carried.clone())
     });
+    let held = work.held.bytes();
+    if held > 0 && !stuck {
+        violations.push(format!("{held} bytes of payload are still held"));
+    }
     if left > 0 && !stuck {
         violations.push(format!("{left} tasks did not end"));
     }
@@ -205,6 +215,42 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
+/// Counts the bytes of payloads that somebody still holds.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Arc<AtomicUsize>);
+
+struct Counted {
+    bytes: Bytes,
+    held: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Counts these bytes for as long as anybody refers to them.
+    #[must_use]
+    pub fn count(&self, bytes: Bytes) -> Bytes {
+        self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Counted { bytes, held: Arc::clone(&self.0) })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Work {
     sim: Sim,
@@ -212,6 +258,7 @@ struct Work {
     notified: Arc<Mutex<usize>>,
     /// The watcher was told to stop, whether or not the notifier knows.
     stopped: Arc<AtomicBool>,
+    held: Held,
     plan: Plan,
     seed: u64,
 }
@@ -230,9 +277,17 @@ impl Work {
             Err(error) => return self.checker.lock().violation(format!("no pool: {error}")),
         };
         let mut tasks = JoinSet::new();
+        if let Ok(doomed) = client.pool(DOOMED_POOL).await {
+            tasks.spawn(self.clone().doomed(doomed, Rng::new(self.seed, &format!("client {number} doomed"))));
+        }
         for object in 0..self.plan.objects {
             let rng = Rng::new(self.seed, &format!("client {number} object {object}"));
-            tasks.spawn(self.clone().object(pool.clone(), number, object, rng));
+            let place = match object % 3 {
+                0 => pool.clone(),
+                1 => pool.with_namespace("namespace"),
+                _ => pool.with_key("key"),
+            };
+            tasks.spawn(self.clone().object(place, number, object, rng));
         }
         if self.plan.notifies {
             if number == 0 {
@@ -260,14 +315,14 @@ impl Work {
     /// Appends to one object and reads it, without waiting for anything.
     async fn object(self, pool: IoCtx, client: usize, object: usize, mut rng: Rng) {
         let name = format!("object{object}");
-        let key: ObjectKey = (pool.pool(), String::new(), name.clone());
+        let key: ObjectKey = (pool.pool(), pool.namespace().to_owned(), name.clone());
         let mut inflight = JoinSet::new();
         for i in 0..self.plan.records {
             self.pause(&mut rng).await;
             let id = (client as u64) << 32 | (object as u64) << 16 | i as u64;
             let longest = if rng.percent(10) { self.plan.padding } else { self.plan.padding.min(200) };
             let padding = rng.range(0..longest);
-            let payload = record(id, usize::try_from(padding).unwrap_or(0));
+            let payload = self.held.count(record(id, usize::try_from(padding).unwrap_or(0)));
             self.checker.lock().submitted(client, &key, id);
             let operation = Operation::new().call_mut("sim", "append", payload);
             let write = pool.write(&name, operation, &SnapContext::default());
@@ -278,7 +333,9 @@ impl Work {
             });
             if rng.percent(40) {
                 let must_see = self.checker.lock().acknowledged_in(&key);
-                let read = pool.read(&name, Operation::new().read(0, 1 << 20), SnapId::HEAD);
+                let elsewhere = if rng.percent(20) { ELSEWHERE } else { "" };
+                let read =
+                    pool.read(&format!("{elsewhere}{name}"), Operation::new().read(0, 1 << 20), SnapId::HEAD);
                 let (checker, object) = (Arc::clone(&self.checker), key.clone());
                 inflight.spawn(async move {
                     match read.await {
@@ -292,6 +349,30 @@ impl Work {
             }
         }
         while inflight.join_next().await.is_some() {}
+    }
+
+    /// Writes to a pool that may be gone at any time: all that may be said then is that it is.
+    async fn doomed(self, pool: IoCtx, mut rng: Rng) {
+        let mut inflight = JoinSet::new();
+        for id in 0..5 {
+            self.pause(&mut rng).await;
+            let operation = Operation::new().call_mut("sim", "append", record(id, 0));
+            inflight.spawn(pool.write(&format!("doomed{id}"), operation, &SnapContext::default()));
+        }
+        while let Some(Ok(result)) = inflight.join_next().await {
+            match result {
+                Ok(_) => {}
+                Err(error) if error.is(rados::Errno::ENOENT) => {
+                    let gone = self.sim.with(|world| !world.cluster.has_pool(pool.pool()));
+                    if !gone {
+                        self.checker.lock().violation("a pool that exists is said not to".to_owned());
+                    }
+                }
+                Err(error) => {
+                    self.checker.lock().violation(format!("a write to the doomed pool failed: {error}"))
+                }
+            }
+        }
     }
 
     /// Watches an object, again whenever the watch is lost, until told to stop.

@@ -3,7 +3,7 @@
 //!
 //! Ceph: `src/osd/OSD.cc`, `src/osd/PG.cc`, `src/osd/PrimaryLogPG.cc`.
 
-mod pg;
+pub(crate) mod pg;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -33,6 +33,9 @@ struct Queued {
     askers: Vec<(ConnId, OsdOp)>,
 }
 
+/// Objects whose names begin so are elsewhere: without it.
+pub(crate) const ELSEWHERE: &str = "elsewhere-";
+
 fn object_key(request: &OsdOp) -> ObjectKey {
     (request.locator.pool, request.locator.namespace.clone(), request.object.clone())
 }
@@ -205,14 +208,17 @@ impl World {
             }
             return;
         }
-        if !self.cluster.healthy {
-            if self.rng.percent(3) {
-                return self.block(osd, conn, &request, false);
-            }
-            if !request.writes() && self.rng.percent(3) {
-                let reply = Reply { result: errno::EAGAIN, ..Reply::default() };
-                return self.answer(osd, conn, &request, &reply);
-            }
+        if !self.cluster.healthy && self.rng.percent(3) {
+            return self.block(osd, conn, &request, false);
+        }
+        if let Some(name) = request.object.strip_prefix(ELSEWHERE) {
+            let reply =
+                Reply { redirect: Some((request.locator.clone(), name.to_owned())), ..Reply::default() };
+            return self.answer(osd, conn, &request, &reply);
+        }
+        if !self.cluster.healthy && !request.writes() && self.rng.percent(3) {
+            let reply = Reply { result: errno::EAGAIN, ..Reply::default() };
+            return self.answer(osd, conn, &request, &reply);
         }
         if self.cluster.config.mutation == Some(Mutation::SwallowsRequests) && self.rng.percent(2) {
             return;
@@ -420,6 +426,17 @@ impl World {
         found.records.push(id);
         self.note(format_args!("{} += {id}", object.2));
         Ok(Bytes::new())
+    }
+
+    /// Requests that OSDs have and have not answered, and the bytes of their payloads.
+    #[must_use]
+    pub fn under_way(&self) -> (usize, usize) {
+        let queues =
+            self.cluster.osds.iter().flat_map(|osd| osd.pgs.values()).flat_map(|pg| pg.queues.values());
+        let requests = queues.flatten().map(|queued| &queued.request);
+        requests.fold((0, 0), |(count, bytes), request| {
+            (count + 1, bytes + request.ops.iter().map(|op| op.data.len()).sum::<usize>())
+        })
     }
 
     /// Whether clients of this pool wait because it is full.
