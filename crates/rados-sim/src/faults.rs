@@ -260,6 +260,12 @@ impl World {
                 }
             }
             Fault::Trim => {
+                if self.fault_rng.percent(60) {
+                    // What nobody will be told of: the epochs are gone before they are published.
+                    let unseen = self.fault_rng.pick(&[Fault::ThereAndBack, Fault::Blink]);
+                    self.inflict(unseen);
+                    return self.trim_maps(0);
+                }
                 let keep = self.fault_rng.range(0..6);
                 self.trim_maps(u32::try_from(keep).expect("below 6"));
             }
