@@ -83,7 +83,8 @@ async fn run(core: &Arc<Core>) {
                 // One that accepts us and hangs up must not be asked in a busy loop; one that answers and whose
                 // connections break is worth another try at once.
                 let lived = since.elapsed();
-                failures = match answered || lived > LONGEST_PAUSE {
+                let broke = answered && matches!(error, MonError::Link(_));
+                failures = match broke || lived > LONGEST_PAUSE {
                     false => failures + 1,
                     true => u32::from(lived < FIRST_PAUSE),
                 };
