@@ -68,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) settings: watch::Sender<Settings>,
     /// The options' configuration with the monitors' in it.
     pub(crate) config: watch::Sender<Arc<Config>>,
+    /// Something waits for an OSD to answer others.
+    pub(crate) held: Arc<Notify>,
     /// Wakes who waits for tickets: there are new ones.
     pub(crate) tickets_renewed: Notify,
     /// Wakes the monitor's task: a ticket is missing.
@@ -149,6 +151,7 @@ impl Core {
             }),
             progress: watch::Sender::new(Progress::Connecting(None)),
             epoch: watch::Sender::new(Epoch(0)),
+            held: Arc::default(),
             tickets_renewed: Notify::new(),
             tickets_wanted: Notify::new(),
             closed: watch::Sender::new(false),
@@ -233,6 +236,14 @@ impl Core {
         }
         state.flush_mon();
         state.wake_for_room();
+        if state.objecter.as_ref().is_some_and(Objecter::is_holding) {
+            self.held.notify_one();
+        }
+    }
+
+    /// A while after something had to wait for an OSD to answer others.
+    pub(crate) fn widen(self: &Arc<Self>) {
+        self.with_objecter(Objecter::widen);
     }
 
     /// Waits until another request would not have to wait for others to end.

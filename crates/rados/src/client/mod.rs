@@ -19,7 +19,7 @@ use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, Uuid};
 use ceph_conf::Config;
 use ceph_osdmap::OsdMap;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(crate) use self::core::Core;
 pub use error::{ConnectError, MonFailure};
@@ -84,6 +84,8 @@ pub enum CommandError {
 
 /// How often watches are pinged and stalls looked at. Ceph: `objecter_tick_interval`.
 const TICK: Duration = Duration::from_secs(5);
+/// How often more is sent over connections that broke before.
+const WIDEN: Duration = Duration::from_millis(100);
 
 impl Client {
     /// Connects to a cluster: finds a monitor, authenticates, fetches the OSDMap.
@@ -281,17 +283,25 @@ impl Client {
 
 fn spawn_ticks(core: &Arc<Core>) {
     let weak = Arc::downgrade(core);
+    let held = Arc::clone(&core.held);
     let mut closed = core.closed.subscribe();
     core.runtime.spawn(async move {
         let mut next_tick = Instant::now() + TICK;
         let mut next_expiry = TICK;
         loop {
-            tokio::select! {
+            let held = tokio::select! {
                 biased;
                 _ = closed.wait_for(|closed| *closed) => return,
-                () = sleep_until(next_tick.min(Instant::now() + next_expiry)) => {}
+                () = sleep_until(next_tick.min(Instant::now() + next_expiry)) => false,
+                () = held.notified() => true,
+            };
+            if held {
+                sleep(WIDEN).await;
             }
             let Some(core) = weak.upgrade() else { return };
+            if held {
+                core.widen();
+            }
             next_expiry = core.expire().unwrap_or(TICK);
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;

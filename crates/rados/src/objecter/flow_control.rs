@@ -104,6 +104,22 @@ impl<C> Objecter<C> {
         self.flow.unfinished.has_room_for(0, &self.flow.limits)
     }
 
+    /// Whether something waits for an OSD to answer others, or for [`widen`](Self::widen).
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.holding.is_empty()
+    }
+
+    /// Sends some of what waits for an OSD to answer others. To be called some times a second while there is
+    /// any.
+    pub(crate) fn widen(&mut self) {
+        for osd in &self.holding {
+            if let Some(session) = self.sessions.get_mut(osd) {
+                session.window.widen();
+            }
+        }
+        self.admit_waiting();
+    }
+
     /// Sends those that waited for room, with an OSD or altogether, as far as there is some.
     pub(super) fn admit_waiting(&mut self) {
         for osd in std::mem::take(&mut self.holding) {

@@ -55,7 +55,8 @@ impl<C> Session<C> {
 /// An OSD drops the requests that it has read and not begun when their connection breaks
 /// (`osd_discard_disconnected_ops`). Over connections that carry some dozen messages each, everything sent at
 /// once would be read, dropped and sent again for ever. So after a break it is as many as the last connection
-/// was seen to carry, and with every answer one more.
+/// was seen to carry, and with every answer one more. It also grows with time: one that the OSD cannot answer
+/// yet must not keep the others away.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     /// `None` is as many as flow control allows.
@@ -71,6 +72,11 @@ impl Window {
     pub(super) fn answered(&mut self) {
         self.answered = self.answered.saturating_add(1);
         self.size = self.size.map(|size| size + 1).filter(|size| *size < GOOD);
+    }
+
+    /// The connection has lasted for another while.
+    pub(super) fn widen(&mut self) {
+        self.size = self.size.map(|size| size * 2).filter(|size| *size < GOOD);
     }
 
     /// The connection broke.

@@ -222,4 +222,11 @@ fn over_connections_that_break_as_much_is_sent_as_they_carried() {
     objecter.session_opened(session, FEATURES);
     world.drain(&mut objecter);
     assert_eq!(sent(&world), [5, 5], "one that never opened says nothing");
+    objecter.widen();
+    world.drain(&mut objecter);
+    assert_eq!(sent(&world), [5, 5, 6], "a request that takes its time does not keep the others away");
+    for _ in 0..10 {
+        objecter.widen();
+    }
+    assert!(!objecter.is_holding());
 }
