@@ -395,7 +395,6 @@ impl<C> Objecter<C> {
         op.tid = self.next_tid();
         op.attempts = 0;
         self.target_and_send(op);
-        self.admit_waiting();
     }
 
     /// An OSD asks to hold back requests, or lifts that.
@@ -516,6 +515,7 @@ impl<C> Objecter<C> {
     fn send(&mut self, osd: OsdId, tid: Tid) {
         let Some(session) = self.sessions.get_mut(&osd) else { return };
         let Some(features) = session.features else { return };
+        let is_window_full = session.is_window_full();
         let Some(op) = session.ops.get_mut(&tid) else { return };
         if op.target.paused {
             return;
@@ -523,11 +523,10 @@ impl<C> Objecter<C> {
         if !session.backoffs.is_empty() && session.backoffs.blocks(op.target.spg, &op.target.place()) {
             return;
         }
-        if session.is_window_full() {
+        if is_window_full {
             self.holding.insert(osd);
             return;
         }
-        let Some(op) = session.ops.get_mut(&tid) else { return };
         let is_next = self.waiting.first_key_value().is_none_or(|(first, _)| tid < *first);
         if !self.flow.admit(op, is_next) {
             self.waiting.extend(session.ops.remove_entry(&tid));
