@@ -11,6 +11,7 @@ mod lock;
 mod mem_store;
 mod names;
 mod object_map;
+mod operations;
 mod rados_store;
 mod store;
 mod watcher;
@@ -28,6 +29,7 @@ pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{LockError, LockOwner};
 pub use mem_store::{MemStore, NewImage};
 pub use object_map::ObjectMapError;
+pub use operations::{OperationError, Progress};
 pub use store::ObjectStore;
 pub use watcher::{ClientId, NotifyMessage, NotifyOp};
 

@@ -1,0 +1,47 @@
+//! Why maintenance of an image fails.
+
+use rados::{Errno, OpError};
+use thiserror::Error;
+
+use crate::{ImageError, OpenError};
+
+/// Why an operation on an image failed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// The image cannot be changed, or not be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image that the operation needs cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The cluster did not carry out a step.
+    #[error("could not {doing}")]
+    Op {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        source: OpError,
+    },
+}
+
+impl OperationError {
+    /// The errno that librbd would return for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Image(error) => error.errno(),
+            Self::Open(error) => error.errno(),
+            Self::Op { source, .. } => source.errno(),
+        }
+    }
+
+    /// What the user can do about it, if anything.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.help(),
+            _ => None,
+        }
+    }
+}
