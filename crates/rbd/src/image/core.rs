@@ -22,34 +22,34 @@ use crate::{Features, Flags, ImageError, Layout, LockError, ObjectMapError, Obje
 
 /// What all handles of an open image share.
 pub(crate) struct Core<S: ObjectStore> {
-    pub(super) name: Option<String>,
-    pub(super) id: String,
-    pub(super) header_object: String,
+    pub(crate) name: Option<String>,
+    pub(crate) id: String,
+    pub(crate) header_object: String,
     /// The pool of the header.
-    pub(super) store: S,
+    pub(crate) store: S,
     /// The pool of the data objects.
-    pub(super) data: S,
-    pub(super) object_prefix: String,
-    pub(super) layout: Layout,
-    pub(super) snap: SnapId,
-    pub(super) read_only: bool,
+    pub(crate) data: S,
+    pub(crate) object_prefix: String,
+    pub(crate) layout: Layout,
+    pub(crate) snap: SnapId,
+    pub(crate) read_only: bool,
     header: RwLock<Arc<Header>>,
     freshness: Freshness,
-    pub(super) in_flight: Arc<InFlight>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Not for images that are open read-only.
-    pub(super) lock: OnceLock<ExclusiveLock<S>>,
+    pub(crate) lock: OnceLock<ExclusiveLock<S>>,
     /// Only while the lock is held.
     map: RwLock<Option<ObjectMap<S>>>,
     /// Only for a snapshot, whose map does not change.
-    pub(super) snapshot_map: OnceLock<States>,
-    pub(super) watcher: Mutex<Option<Watcher<S>>>,
+    pub(crate) snapshot_map: OnceLock<States>,
+    pub(crate) watcher: Mutex<Option<Watcher<S>>>,
     /// Objects being removed, and by how many discards.
-    pub(super) removing: Mutex<HashMap<u64, u32>>,
-    pub(super) discard_options: RwLock<DiscardOptions>,
+    pub(crate) removing: Mutex<HashMap<u64, u32>>,
+    pub(crate) discard_options: RwLock<DiscardOptions>,
     /// Turns of the requests that clear many objects.
-    pub(super) clears: Semaphore,
+    pub(crate) clears: Semaphore,
     /// To hand to tasks.
-    pub(super) me: Weak<Self>,
+    pub(crate) me: Weak<Self>,
 }
 
 /// Counts the updates of the header that were announced and those that were looked at.
@@ -62,7 +62,7 @@ struct Freshness {
 
 impl<S: ObjectStore> Core<S> {
     #[expect(clippy::too_many_arguments, reason = "a constructor with one caller")]
-    pub(super) fn new(
+    pub(crate) fn new(
         name: Option<String>,
         id: String,
         store: S,
@@ -97,27 +97,27 @@ impl<S: ObjectStore> Core<S> {
     }
 
     /// The metadata as last seen.
-    pub(super) fn header(&self) -> Arc<Header> {
+    pub(crate) fn header(&self) -> Arc<Header> {
         self.header.read().clone()
     }
 
     /// For messages.
-    pub(super) fn display_name(&self) -> &str {
+    pub(crate) fn display_name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
 
     /// The object map, if this client keeps it, that is, if it holds the lock.
-    pub(super) fn map(&self) -> Option<ObjectMap<S>> {
+    pub(crate) fn map(&self) -> Option<ObjectMap<S>> {
         self.map.read().clone()
     }
 
     /// Size in bytes of what is open, as last seen; none if it was a snapshot that is gone.
-    pub(super) fn size(&self) -> Option<u64> {
+    pub(crate) fn size(&self) -> Option<u64> {
         self.header.read().size_at(self.snap)
     }
 
     /// Checks that a range lies inside of the image.
-    pub(super) fn check_range(&self, offset: u64, len: u64) -> Result<(), ImageError> {
+    pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), ImageError> {
         let size = self.size().ok_or(ImageError::SnapshotGone)?;
         match offset.checked_add(len) {
             Some(end) if end <= size => Ok(()),
@@ -126,7 +126,7 @@ impl<S: ObjectStore> Core<S> {
     }
 
     /// Waits until the metadata are as new as the last announced update.
-    pub(super) async fn ensure_fresh(&self) -> Result<(), ImageError> {
+    pub(crate) async fn ensure_fresh(&self) -> Result<(), ImageError> {
         let freshness = &self.freshness;
         if freshness.seen.load(Ordering::Acquire) == freshness.announced.load(Ordering::Acquire) {
             return Ok(());
@@ -135,7 +135,7 @@ impl<S: ObjectStore> Core<S> {
     }
 
     /// Notes that the metadata have to be read again.
-    pub(super) fn outdate(&self) {
+    pub(crate) fn outdate(&self) {
         self.freshness.announced.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -164,7 +164,7 @@ impl<S: ObjectStore> Core<S> {
     }
 
     /// Gets the right to change the image, if it takes one, and keeps the metadata current.
-    pub(super) async fn begin_mutation(&self) -> Result<Option<Mutation>, ImageError> {
+    pub(crate) async fn begin_mutation(&self) -> Result<Option<Mutation>, ImageError> {
         self.ensure_fresh().await?;
         let Some(lock) = self.lock.get().filter(|_| self.has(Features::EXCLUSIVE_LOCK)) else {
             return Ok(None);
@@ -177,12 +177,12 @@ impl<S: ObjectStore> Core<S> {
         Ok(Some(mutation))
     }
 
-    pub(super) fn has(&self, feature: Features) -> bool {
+    pub(crate) fn has(&self, feature: Features) -> bool {
         self.header.read().features.contains(feature)
     }
 
     /// The error of an operation on an object. Being blocklisted ends the lock.
-    pub(super) fn failed(&self, object: String, source: OpError) -> ImageError {
+    pub(crate) fn failed(&self, object: String, source: OpError) -> ImageError {
         if source.ends_the_instance()
             && let Some(lock) = self.lock.get()
         {

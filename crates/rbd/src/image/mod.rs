@@ -1,6 +1,6 @@
 //! Open images.
 
-mod core;
+pub(crate) mod core;
 mod data;
 mod in_flight;
 mod info;
@@ -118,7 +118,7 @@ impl Default for DiscardOptions {
 /// keeps lock and watch until the client ends.
 ///
 /// All methods must be called in the context of a tokio runtime that has its timer enabled.
-pub struct Image<S: ObjectStore>(Arc<Core<S>>);
+pub struct Image<S: ObjectStore>(pub(crate) Arc<Core<S>>);
 
 impl<S: ObjectStore> Clone for Image<S> {
     fn clone(&self) -> Self {
