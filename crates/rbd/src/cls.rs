@@ -4,6 +4,17 @@
 //!
 //! Ceph: `src/cls/rbd/cls_rbd.cc`, `src/cls/rbd/cls_rbd_types.cc`; the client's side is `cls_rbd_client.cc`.
 
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod children;
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod directory;
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod namespaces;
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod parent;
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod trash;
+
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
@@ -176,11 +187,6 @@ pub(crate) fn dir_get_name(id: &str) -> Call<String> {
     Call::rbd("dir_get_name", id.encode_to_vec())
 }
 
-/// On the trash.
-pub(crate) fn trash_get(id: &str) -> Call<TrashRecord> {
-    Call::rbd("trash_get", id.encode_to_vec())
-}
-
 impl Decode for Features {
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         u64::decode(r).map(Self)
@@ -350,21 +356,6 @@ impl Decode for SnapshotRecord {
                 timestamp: Utime::decode(r)?,
                 child_count: u32::decode(r)?,
             })
-        })
-    }
-}
-
-/// What is known of an image in the trash, as far as it matters here. Ceph: `cls::rbd::TrashImageSpec`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TrashRecord {
-    pub(crate) name: String,
-}
-
-impl Decode for TrashRecord {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        r.versioned("TrashImageSpec", 2, |r, _| {
-            u8::decode(r)?; // who moved it there
-            Ok(Self { name: String::decode(r)? })
         })
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn name_of<S: ObjectStore>(store: &S, id: &str) -> Result<Optio
         Err(error) if gone(&error) => {}
         name => return Ok(Some((name?, false))),
     }
-    match call(store, TRASH, cls::trash_get(id)).await {
+    match call(store, TRASH, cls::trash::trash_get(id)).await {
         Err(error) if gone(&error) => Ok(None),
         record => Ok(Some((record?.name, true))),
     }

@@ -49,7 +49,7 @@ pub fn decode_metadata(bytes: &[u8]) -> Result<(), ceph_codec::DecodeError> {
         2 => cls::MirrorImage::decode(r).map(drop),
         3 => cls::GroupSpec::decode(r).map(drop),
         4 => cls::SnapshotRecord::decode(r).map(drop),
-        5 => cls::TrashRecord::decode(r).map(drop),
+        5 => cls::trash::TrashRecord::decode(r).map(drop),
         6 => lock::cls::LockInfo::decode(r).map(drop),
         7 => object_map::States::decode(r).map(drop),
         _ => Ok(()),
