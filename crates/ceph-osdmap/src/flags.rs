@@ -145,6 +145,8 @@ impl Release {
     pub const KRAKEN: Self = Self(11);
     /// Ceph 12.
     pub const LUMINOUS: Self = Self(12);
+    /// Ceph 13.
+    pub const MIMIC: Self = Self(13);
     /// Ceph 14.
     pub const NAUTILUS: Self = Self(14);
 }

@@ -61,7 +61,7 @@ mod requests;
 mod watch;
 
 pub use ceph_codec::{EntityAddr, Epoch, GlobalId, OsdId, PgId, PoolId, SnapId, SpgId};
-pub use ceph_osdmap::{OsdMap, Placement, Pool, PoolSnap};
+pub use ceph_osdmap::{OsdMap, Placement, Pool, PoolSnap, Release};
 pub use client::{
     Client, CommandError, CommandReply, ConnectError, MonFailure, MonTarget, Options, OsdCounts,
 };

@@ -4,10 +4,17 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId};
-use rados::{IoCtx, NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
+use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId, Utime};
+use rados::{IoCtx, NotifyReply, OpError, OpReply, Operation, Release, SnapContext, Watch};
 
 use crate::ObjectStore;
+
+/// What the cluster calls pools of images. Ceph: `APPLICATION_NAME_RBD` in `src/osd/osd_types.cc`.
+const APPLICATION: &str = "rbd";
+
+/// Changing it tells that the configuration of some pool has changed. Ceph: `update_pool_timestamp()` in
+/// `src/librbd/api/PoolMetadata.cc`.
+const CONFIG_CHANGED: &str = "rbd_config_pool_override_update_timestamp";
 
 impl ObjectStore for IoCtx {
     fn read(
@@ -87,5 +94,43 @@ impl ObjectStore for IoCtx {
 
     fn identity(&self) -> (GlobalId, EntityAddr) {
         (self.client().global_id(), self.client().addr())
+    }
+
+    fn pools(&self) -> Vec<(PoolId, String)> {
+        self.client().with_map(|map| {
+            let pools = map.pools().filter(|pool| pool.tier_of.is_none());
+            pools.map(|pool| (pool.id, pool.name.clone())).collect()
+        })
+    }
+
+    fn create_snapshot_id(&self) -> impl Future<Output = Result<SnapId, OpError>> + Send {
+        self.create_self_managed_snapshot()
+    }
+
+    fn remove_snapshot_id(&self, snap: SnapId) -> impl Future<Output = Result<(), OpError>> + Send {
+        self.remove_self_managed_snapshot(snap)
+    }
+
+    async fn enable_application(&self, force: bool) -> Result<(), OpError> {
+        self.client().enable_application(&self.pool_name(), APPLICATION, force).await
+    }
+
+    async fn announce_config_change(&self) -> Result<(), OpError> {
+        let now = ObjectStore::now(self).sec.to_string();
+        self.client().set_global_config(CONFIG_CHANGED, &now).await
+    }
+
+    fn requires_mimic(&self) -> bool {
+        self.client().with_map(|map| map.require_min_compat_client() >= Release::MIMIC)
+    }
+
+    fn now(&self) -> Utime {
+        Utime::from_system_time(self.client().system().now())
+    }
+
+    fn random(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.client().system().random(&mut bytes);
+        u32::from_le_bytes(bytes)
     }
 }

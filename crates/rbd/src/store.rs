@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId};
+use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId, Utime};
 use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
 
 /// One pool and namespace, as seen by one client instance. Cheap to clone.
@@ -75,4 +75,37 @@ pub trait ObjectStore: Clone + Send + Sync + 'static {
     /// The number and the address under which the cluster knows this client instance; both appear in
     /// watchers and locks.
     fn identity(&self) -> (GlobalId, EntityAddr);
+
+    /// Numbers and names of all pools but those that are caches of others.
+    fn pools(&self) -> Vec<(PoolId, String)>;
+
+    /// A number for a new snapshot of objects of this pool.
+    ///
+    /// # Errors
+    /// `EINVAL` if the pool has snapshots of the whole.
+    fn create_snapshot_id(&self) -> impl Future<Output = Result<SnapId, OpError>> + Send;
+
+    /// Gives up a snapshot: what only it needs is removed from the objects of this pool, in time.
+    ///
+    /// # Errors
+    /// `EINVAL` if the pool has snapshots of the whole.
+    fn remove_snapshot_id(&self, snap: SnapId) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Tells the cluster that the pool is used for images.
+    ///
+    /// # Errors
+    /// `EPERM` if it is used for something else, unless `force`.
+    fn enable_application(&self, force: bool) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Makes all clients read the configuration of pools again.
+    fn announce_config_change(&self) -> impl Future<Output = Result<(), OpError>> + Send;
+
+    /// Whether the cluster admits no clients before Ceph 13 (mimic), so that all know clones of version 2.
+    fn requires_mimic(&self) -> bool;
+
+    /// The date.
+    fn now(&self) -> Utime;
+
+    /// An unpredictable number.
+    fn random(&self) -> u32;
 }

@@ -137,6 +137,12 @@ impl Client {
         self.core.state.lock().monc.fsid()
     }
 
+    /// The machine that this instance runs on: where its randomness and the date come from.
+    #[must_use]
+    pub fn system(&self) -> &dyn crate::System {
+        &*self.core.options.system
+    }
+
     /// The epoch of the newest OSDMap here.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -267,8 +273,49 @@ impl Client {
             "blocklistop": "add",
             "addr": format!("{socket}/{}", addr.nonce),
         });
-        match self.mon_command(&command).await {
-            Ok(_) => self.wait_for_newest_map().await.map(drop),
+        self.obeyed(&command).await?;
+        self.wait_for_newest_map().await.map(drop)
+    }
+
+    /// Tells the cluster what a pool is used for, as `ceph osd pool application enable` does, and waits until this
+    /// client's map shows it. A pool that is used for something else already needs `force`.
+    ///
+    /// # Errors
+    /// `EPERM` if the pool is used for something else, `EACCES` if the user may not, `ENOENT` if there is no such
+    /// pool.
+    pub async fn enable_application(
+        &self,
+        pool: &str,
+        application: &str,
+        force: bool,
+    ) -> Result<(), OpError> {
+        let mut command =
+            serde_json::json!({ "prefix": "osd pool application enable", "pool": pool, "app": application });
+        if force {
+            command["yes_i_really_mean_it"] = true.into();
+        }
+        self.obeyed(&command).await?;
+        self.wait_for_newest_map().await.map(drop)
+    }
+
+    /// Changes an option of everybody's configuration, as `ceph config set global` does.
+    ///
+    /// # Errors
+    /// `EACCES` if the user may not, `EINVAL` if there is no such option or the value does not fit.
+    pub async fn set_global_config(&self, option: &str, value: &str) -> Result<(), OpError> {
+        let command = serde_json::json!({
+            "prefix": "config set",
+            "who": "global",
+            "name": option,
+            "value": value,
+        });
+        self.obeyed(&command).await
+    }
+
+    /// Sends a command whose answer is only whether it was carried out.
+    async fn obeyed(&self, command: &serde_json::Value) -> Result<(), OpError> {
+        match self.mon_command(command).await {
+            Ok(_) => Ok(()),
             Err(CommandError::Refused { errno, .. }) => Err(OpError::Errno(errno)),
             Err(CommandError::TimedOut) => Err(OpError::TimedOut),
             Err(CommandError::Shutdown) => Err(OpError::Shutdown),

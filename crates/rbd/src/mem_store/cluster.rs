@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId};
+use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId, Utime};
 use rados::{Errno, NotifyReply, OpError, OpOutcome, OpReply, Operation, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +24,7 @@ pub(super) struct ObjectKey {
     pub(super) name: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cluster {
     pools: Vec<String>,
     objects: BTreeMap<ObjectKey, Object>,
@@ -35,6 +35,26 @@ pub(super) struct Cluster {
     notifies: HashMap<u64, PendingNotify>,
     last_notify: u64,
     blocklist: BTreeSet<EntityAddr>,
+    pub(super) now: Utime,
+    random: u32,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            pools: Vec::new(),
+            objects: BTreeMap::new(),
+            clients: 0,
+            snaps: 0,
+            watches: Vec::new(),
+            last_cookie: 0,
+            notifies: HashMap::new(),
+            last_notify: 0,
+            blocklist: BTreeSet::new(),
+            now: Utime { sec: 1_795_397_631, nsec: 0 },
+            random: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +80,17 @@ impl Cluster {
 
     pub(super) fn pool_name(&self, pool: PoolId) -> Option<&str> {
         self.pools.get(usize::try_from(pool.0 - 1).ok()?).map(String::as_str)
+    }
+
+    pub(super) fn pools(&self) -> Vec<(PoolId, String)> {
+        (1..).map(PoolId).zip(self.pools.iter().cloned()).collect()
+    }
+
+    /// Unpredictable enough: another number each time.
+    pub(super) fn next_random(&mut self) -> u32 {
+        // From Numerical Recipes; each number comes up once in a period of 2^32.
+        self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.random
     }
 
     pub(super) fn next_client(&mut self) -> u32 {

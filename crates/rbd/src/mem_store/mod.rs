@@ -32,7 +32,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ceph_codec::{AddrType, Encode, EntityAddr, EntityName, EntityType, GlobalId, PoolId, SnapId, versioned};
+use ceph_codec::{
+    AddrType, Encode, EntityAddr, EntityName, EntityType, GlobalId, PoolId, SnapId, Utime, versioned,
+};
 use parking_lot::Mutex;
 use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
 use tokio::sync::oneshot;
@@ -120,6 +122,11 @@ impl MemStore {
     /// Creates a pool and returns its number.
     pub fn create_pool(&self, name: &str) -> PoolId {
         self.cluster.lock().create_pool(name)
+    }
+
+    /// Sets the date, which stands still otherwise.
+    pub fn set_now(&self, now: Utime) {
+        self.cluster.lock().now = now;
     }
 
     /// The objects of this pool and namespace that exist, by name.
@@ -376,6 +383,39 @@ impl ObjectStore for MemStore {
 
     fn identity(&self) -> (GlobalId, EntityAddr) {
         (self.client.gid, self.client.addr)
+    }
+
+    fn pools(&self) -> Vec<(PoolId, String)> {
+        self.cluster.lock().pools()
+    }
+
+    async fn create_snapshot_id(&self) -> Result<SnapId, OpError> {
+        self.client.admit("", &Operation::new())?;
+        Ok(self.cluster.lock().next_snap())
+    }
+
+    async fn remove_snapshot_id(&self, _snap: SnapId) -> Result<(), OpError> {
+        self.client.admit("", &Operation::new())
+    }
+
+    async fn enable_application(&self, _force: bool) -> Result<(), OpError> {
+        self.client.admit("", &Operation::new())
+    }
+
+    async fn announce_config_change(&self) -> Result<(), OpError> {
+        self.client.admit("", &Operation::new())
+    }
+
+    fn requires_mimic(&self) -> bool {
+        true
+    }
+
+    fn now(&self) -> Utime {
+        self.cluster.lock().now
+    }
+
+    fn random(&self) -> u32 {
+        self.cluster.lock().next_random()
     }
 }
 
