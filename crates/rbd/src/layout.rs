@@ -183,6 +183,26 @@ impl Layout {
         objects
     }
 
+    /// Maps a byte range of an object to the image: pairs of offset and length, in the order of the object, which is
+    /// that of the image.
+    ///
+    /// Ceph: `Striper::extent_to_file`.
+    pub fn image_extents(&self, extent: Extent) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let layout = *self;
+        let Extent { object, offset, len } = extent;
+        let end = offset.saturating_add(len).min(self.object_size());
+        let mut next = offset;
+        std::iter::from_fn(move || {
+            if next >= end {
+                return None;
+            }
+            let len = (layout.stripe_unit - next % layout.stripe_unit).min(end - next);
+            let found = (layout.image_offset(object, next), len);
+            next += len;
+            Some(found)
+        })
+    }
+
     /// Maps a place in an object to the image.
     #[must_use]
     pub fn image_offset(&self, object: u64, offset: u64) -> u64 {

@@ -1,6 +1,7 @@
 //! RBD images on any object store: layout, snapshots, exclusive lock, object map, I/O.
 
 mod cls;
+mod diff;
 mod directory;
 mod error;
 mod features;
@@ -17,6 +18,7 @@ mod store;
 mod watcher;
 
 pub use cls::SnapshotNamespace;
+pub use diff::{DiffExtent, DiffOptions};
 pub use directory::{DirectoryEntry, list_images};
 pub use error::{ImageError, OpenError};
 pub use features::{Features, Flags, OpFeatures};

@@ -20,6 +20,11 @@ use crate::object_map::{MapOf, ObjectMap, States};
 use crate::watcher::{ClientId, NotifyOp, WatchHandler, Watcher};
 use crate::{Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, names};
 
+/// Steps of maintenance at the same time, unless the image's metadata say otherwise, and the most that are taken from
+/// there.
+const MANAGEMENT_OPS: usize = 10;
+const MAX_MANAGEMENT_OPS: usize = 1000;
+
 /// What all handles of an open image share.
 pub(crate) struct Core<S: ObjectStore> {
     pub(crate) name: Option<String>,
@@ -179,6 +184,13 @@ impl<S: ObjectStore> Core<S> {
 
     pub(crate) fn has(&self, feature: Features) -> bool {
         self.header.read().features.contains(feature)
+    }
+
+    /// How many steps of maintenance go on at the same time. Ceph: `rbd_concurrent_management_ops`.
+    pub(crate) fn management_ops(&self) -> usize {
+        let header = self.header.read();
+        let configured = header.config.get("rbd_concurrent_management_ops").and_then(|ops| ops.parse().ok());
+        configured.filter(|ops| (1..=MAX_MANAGEMENT_OPS).contains(ops)).unwrap_or(MANAGEMENT_OPS)
     }
 
     /// The error of an operation on an object. Being blocklisted ends the lock.

@@ -132,6 +132,7 @@ impl Cluster {
     ) -> Result<OpReply, OpError> {
         self.check_allowed(identity)?;
         match access {
+            Access::Read(SnapId::DIR) => self.execute_on_dir(&key, operation),
             Access::Read(snap) if *snap != SnapId::HEAD => self.execute_on_snap(&key, operation, *snap),
             Access::Read(_) => self.execute_on_head(identity, key, operation, None),
             Access::Write(snapc) if !snapc.is_valid() => Err(OpError::Errno(Errno::EINVAL)),
@@ -148,6 +149,16 @@ impl Cluster {
         let object = self.objects.get(key);
         let data = object.and_then(|o| o.data_at(snap)).ok_or(OpError::Errno(Errno::ENOENT))?;
         let outcomes = run(operation, |kind| object::read(data, kind))?;
+        Ok(OpReply { result: 0, version: 0, outcomes })
+    }
+
+    /// What an object keeps for all of its snapshots.
+    fn execute_on_dir(&self, key: &ObjectKey, operation: &Operation) -> Result<OpReply, OpError> {
+        let object = self.objects.get(key).ok_or(OpError::Errno(Errno::ENOENT))?;
+        let outcomes = run(operation, |kind| match kind {
+            rados::OpKind::ListSnaps => Ok(object.snap_set_encoded()),
+            _ => Err(Errno::EINVAL),
+        })?;
         Ok(OpReply { result: 0, version: 0, outcomes })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ceph_codec::{Encode, SnapId, Utime, encode_bytes};
+use ceph_codec::{Encode, SnapId, Utime, encode_bytes, versioned};
 use rados::{Errno, OpKind, SnapContext};
 
 use super::{Caller, cls_lock, cls_object_map, cls_rbd};
@@ -55,6 +55,34 @@ impl Object {
             self.clones.push(Clone { snaps, data: self.data.clone() });
         }
         self.snap_seq = snapc.seq;
+    }
+
+    /// Ceph: `obj_list_snap_response_t` in `src/osd/osd_types.h`.
+    pub(super) fn snap_set_encoded(&self) -> Bytes {
+        let mut versions: Vec<(SnapId, Vec<SnapId>, &[u8])> = Vec::new();
+        for clone in &self.clones {
+            let mut snaps = clone.snaps.clone();
+            snaps.sort_unstable();
+            versions.push((snaps.last().copied().unwrap_or_default(), snaps, &clone.data));
+        }
+        if self.exists {
+            versions.push((SnapId::HEAD, Vec::new(), &self.data));
+        }
+        let mut out = Vec::new();
+        versioned(&mut out, 2, 1, |out| {
+            u32::try_from(versions.len()).unwrap_or(u32::MAX).encode(out);
+            for (at, (id, snaps, data)) in versions.iter().enumerate() {
+                let next = versions.get(at + 1).map_or(&[][..], |(.., data)| data);
+                versioned(out, 1, 1, |out| {
+                    id.encode(out);
+                    ceph_codec::encode_seq(snaps.iter(), out);
+                    ceph_codec::encode_seq(common_blocks(data, next).iter(), out);
+                    (data.len() as u64).encode(out);
+                });
+            }
+            self.snap_seq.encode(out);
+        });
+        out.into()
     }
 
     /// Whether nothing is left of it.
@@ -214,6 +242,13 @@ fn sparse(offset: u64, data: &[u8]) -> Bytes {
     ceph_codec::encode_seq(extents.iter(), &mut out);
     encode_bytes(&contents, &mut out);
     out.into()
+}
+
+/// Offset and length of the blocks that are the same in both.
+fn common_blocks(a: &[u8], b: &[u8]) -> Vec<(u64, u64)> {
+    let blocks = a.chunks(BLOCK).zip(b.chunks(BLOCK)).zip((0..).step_by(BLOCK));
+    let common = blocks.filter(|((a, b), _)| a[..a.len().min(b.len())] == b[..a.len().min(b.len())]);
+    common.map(|((a, b), at)| (at, a.len().min(b.len()) as u64)).collect()
 }
 
 fn index(offset: u64) -> usize {

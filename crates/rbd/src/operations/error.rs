@@ -1,5 +1,6 @@
 //! Why maintenance of an image fails.
 
+use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
@@ -15,6 +16,20 @@ pub enum OperationError {
     /// An image that the operation needs cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The image has no such snapshot.
+    #[error("the image has no snapshot {snapshot}")]
+    NoSnapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// A difference was asked for that would go back in time.
+    #[error("snapshot {from} is newer than snapshot {to}")]
+    SnapshotOrder {
+        /// The snapshot to start from.
+        from: SnapId,
+        /// The snapshot to end at.
+        to: SnapId,
+    },
     /// The cluster did not carry out a step.
     #[error("could not {doing}")]
     Op {
@@ -32,6 +47,8 @@ impl OperationError {
         match self {
             Self::Image(error) => error.errno(),
             Self::Open(error) => error.errno(),
+            Self::NoSnapshot { .. } => Errno::ENOENT,
+            Self::SnapshotOrder { .. } => Errno::EINVAL,
             Self::Op { source, .. } => source.errno(),
         }
     }
