@@ -7,17 +7,28 @@ use ceph_codec::{Decode, DecodeError, Encode, PoolId, Reader, SnapId, Utime, ver
 use rados::Errno;
 
 use super::object::Object;
+use super::{cls_children, cls_directory};
 use crate::Features;
 
 const METADATA_PREFIX: &str = "metadata_";
-const NAME_PREFIX: &str = "name_";
 const SNAPSHOT_PREFIX: &str = "snapshot_";
 
-type Output = Result<Vec<u8>, Errno>;
+pub(super) type Output = Result<Vec<u8>, Errno>;
 
-pub(super) fn call(object: &mut Object, method: &str, input: &[u8]) -> Output {
-    object.must_exist()?;
+pub(super) fn call(object: &mut Object, method: &str, input: &[u8], now: Utime) -> Output {
+    if let Some(output) = cls_directory::call(object, method, input) {
+        return output;
+    }
+    if let Some(output) = cls_children::call(object, method, input) {
+        return output;
+    }
     let r = &mut Reader::new(input);
+    match method {
+        "create" => return create(object, r, now),
+        "get_all_features" => return Ok(Features::KNOWN.0.encode_to_vec()),
+        "metadata_set" => return metadata_set(object, r),
+        _ => object.must_exist()?,
+    }
     match method {
         "get_size" => get_size(object, arg(r)?),
         "get_features" => get_features(object, arg(r)?),
@@ -34,23 +45,21 @@ pub(super) fn call(object: &mut Object, method: &str, input: &[u8]) -> Output {
         "op_features_get" => or_default(object, "op_features", &0u64),
         "snapshot_get_limit" => or_default(object, "snap_limit", &u64::MAX),
         "get_stripe_unit_count" => get_stripe_unit_count(object),
-        "parent_get" => parent_get(object),
-        "parent_overlap_get" => parent_overlap_get(object, arg(r)?),
         "image_group_get" => image_group_get(object),
         "metadata_list" => metadata_list(object, &arg::<String>(r)?, arg(r)?),
-        "get_id" => Ok(object.data.clone()),
-        "dir_list" => dir_list(object, &arg::<String>(r)?, arg(r)?),
-        "dir_get_name" => raw(object, &format!("id_{}", arg::<String>(r)?)),
-        "dir_get_id" => raw(object, &format!("{NAME_PREFIX}{}", arg::<String>(r)?)),
+        "metadata_get" => metadata_get(object, &arg::<String>(r)?),
+        "metadata_remove" => metadata_remove(object, &arg::<String>(r)?),
+        "set_stripe_unit_count" => set_stripe_unit_count(object, r),
+        "op_features_set" => change_op_features(object, arg(r)?, arg(r)?),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
 
-fn arg<T: Decode>(r: &mut Reader<'_>) -> Result<T, Errno> {
+pub(super) fn arg<T: Decode>(r: &mut Reader<'_>) -> Result<T, Errno> {
     T::decode(r).map_err(|_| Errno::EINVAL)
 }
 
-fn raw(object: &Object, key: &str) -> Output {
+pub(super) fn raw(object: &Object, key: &str) -> Output {
     object.omap.get(key).cloned().ok_or(Errno::ENOENT)
 }
 
@@ -58,8 +67,67 @@ fn or_default(object: &Object, key: &str, default: &impl Encode) -> Output {
     Ok(object.omap.get(key).cloned().unwrap_or_else(|| default.encode_to_vec()))
 }
 
-fn value<T: Decode>(object: &Object, key: &str) -> Result<T, Errno> {
+pub(super) fn value<T: Decode>(object: &Object, key: &str) -> Result<T, Errno> {
     T::decode_from(object.omap.get(key).ok_or(Errno::ENOENT)?).map_err(|_| Errno::EIO)
+}
+
+fn create(object: &mut Object, r: &mut Reader<'_>, now: Utime) -> Output {
+    let (size, order, features) = (arg::<u64>(r)?, arg::<u8>(r)?, arg::<u64>(r)?);
+    let (prefix, data_pool) = (arg::<String>(r)?, if r.is_empty() { PoolId(-1) } else { arg(r)? });
+    let features = Features(features);
+    if !features.without(Features::KNOWN).is_empty() {
+        return Err(Errno(38)); // ENOSYS
+    }
+    if object.omap.contains_key("object_prefix") {
+        return Err(Errno::EEXIST);
+    }
+    if features.contains(Features::OPERATIONS) || features.contains(Features::DATA_POOL) != (data_pool.0 >= 0)
+    {
+        return Err(Errno::EINVAL);
+    }
+    let mut put = |key: &str, value: Vec<u8>| object.omap.insert(key.to_owned(), value);
+    put("size", size.encode_to_vec());
+    put("order", order.encode_to_vec());
+    put("features", features.0.encode_to_vec());
+    put("object_prefix", prefix.encode_to_vec());
+    put("snap_seq", 0u64.encode_to_vec());
+    for key in ["create_timestamp", "access_timestamp", "modify_timestamp"] {
+        put(key, now.encode_to_vec());
+    }
+    if data_pool.0 >= 0 {
+        put("data_pool_id", data_pool.encode_to_vec());
+    }
+    object.exists = true;
+    Ok(Vec::new())
+}
+
+fn set_stripe_unit_count(object: &mut Object, r: &mut Reader<'_>) -> Output {
+    let (unit, count) = (arg::<u64>(r)?, arg::<u64>(r)?);
+    if !Features(value(object, "features")?).contains(Features::STRIPING_V2) {
+        return Err(Errno::ENOEXEC);
+    }
+    let order: u8 = value(object, "order")?;
+    if unit == 0 || count == 0 || !(1u64 << order).is_multiple_of(unit) {
+        return Err(Errno::EINVAL);
+    }
+    object.omap.insert("stripe_unit".to_owned(), unit.encode_to_vec());
+    object.omap.insert("stripe_count".to_owned(), count.encode_to_vec());
+    Ok(Vec::new())
+}
+
+pub(super) fn change_op_features(object: &mut Object, op_features: u64, mask: u64) -> Output {
+    let old: u64 = value(object, "op_features").unwrap_or(0);
+    let new = old & !mask | op_features & mask;
+    let features = Features(value(object, "features")?);
+    let features = if new == 0 {
+        object.omap.remove("op_features");
+        features.without(Features::OPERATIONS)
+    } else {
+        object.omap.insert("op_features".to_owned(), new.encode_to_vec());
+        features.union(Features::OPERATIONS)
+    };
+    object.omap.insert("features".to_owned(), features.0.encode_to_vec());
+    Ok(Vec::new())
 }
 
 fn get_size(object: &Object, snap: SnapId) -> Output {
@@ -120,7 +188,7 @@ fn snapshot_get(object: &Object, snap: SnapId) -> Output {
         versioned(out, 1, 1, |out| 0u32.encode(out)); // a user's snapshot
         (&record.name, record.size).encode(out);
         record.timestamp.encode(out);
-        0u32.encode(out); // clones
+        record.child_count.encode(out);
     });
     Ok(out)
 }
@@ -135,42 +203,28 @@ fn get_stripe_unit_count(object: &Object) -> Output {
     Ok((unit, value(object, "stripe_count").unwrap_or(1u64)).encode_to_vec())
 }
 
-/// Pool, namespace, image id, snapshot and overlap of the parent, in the same order as Ceph stores them.
-fn parent(object: &Object) -> Option<(PoolId, String, String, SnapId, Option<u64>)> {
-    let stored = object.omap.get("parent")?;
-    Reader::new(stored)
-        .versioned("cls_rbd_parent", 2, |r, _| {
-            let (pool, namespace) = <(PoolId, String)>::decode(r)?;
-            let (image, snap) = <(String, SnapId)>::decode(r)?;
-            Ok((pool, namespace, image, snap, Option::decode(r)?))
-        })
-        .ok()
-}
-
-fn parent_get(object: &Object) -> Output {
-    let none = || (PoolId(-1), String::new(), String::new(), SnapId::HEAD, None);
-    let (pool, namespace, image, snap, _) = parent(object).unwrap_or_else(none);
-    let mut out = Vec::new();
-    versioned(&mut out, 1, 1, |out| {
-        (pool, namespace).encode(out);
-        (image, snap).encode(out);
-    });
-    Ok(out)
-}
-
-fn parent_overlap_get(object: &Object, snap: SnapId) -> Output {
-    let overlap = if snap == SnapId::HEAD {
-        parent(object).and_then(|(.., overlap)| overlap)
-    } else {
-        snapshot(object, snap)?.parent_overlap
-    };
-    Ok(overlap.encode_to_vec())
-}
-
 fn image_group_get(object: &Object) -> Output {
     let mut none = Vec::new();
     versioned(&mut none, 1, 1, |out| (PoolId(-1), "").encode(out));
     Ok(raw(object, "rbd_group_ref").unwrap_or(none))
+}
+
+fn metadata_set(object: &mut Object, r: &mut Reader<'_>) -> Output {
+    object.exists = true;
+    for (key, value) in arg::<BTreeMap<String, Vec<u8>>>(r)? {
+        object.omap.insert(format!("{METADATA_PREFIX}{key}"), value);
+    }
+    Ok(Vec::new())
+}
+
+/// The value is returned as a string, that is, with its length.
+fn metadata_get(object: &Object, key: &str) -> Output {
+    Ok(raw(object, &format!("{METADATA_PREFIX}{key}"))?.encode_to_vec())
+}
+
+fn metadata_remove(object: &mut Object, key: &str) -> Output {
+    object.omap.remove(&format!("{METADATA_PREFIX}{key}"));
+    Ok(Vec::new())
 }
 
 fn metadata_list(object: &Object, after: &str, max: u64) -> Output {
@@ -178,20 +232,12 @@ fn metadata_list(object: &Object, after: &str, max: u64) -> Output {
     Ok(page.encode_to_vec())
 }
 
-fn dir_list(object: &Object, after: &str, max: u64) -> Output {
-    let mut page = BTreeMap::new();
-    for (name, id) in with_prefix(object, NAME_PREFIX, after).take(count(max)) {
-        page.insert(name, String::decode_from(id).map_err(|_| Errno::EIO)?);
-    }
-    Ok(page.encode_to_vec())
-}
-
-fn count(max: u64) -> usize {
+pub(super) fn count(max: u64) -> usize {
     usize::try_from(max).unwrap_or(usize::MAX)
 }
 
 /// Pairs whose keys start with `prefix` and come after `prefix` + `after`; the keys without the prefix.
-fn with_prefix<'a>(
+pub(super) fn with_prefix<'a>(
     object: &'a Object,
     prefix: &'a str,
     after: &str,
@@ -212,11 +258,19 @@ pub(super) struct SnapshotRecord {
     pub(super) protection: u8,
     pub(super) flags: u64,
     pub(super) timestamp: Utime,
+    pub(super) child_count: u32,
     pub(super) parent_overlap: Option<u64>,
 }
 
 pub(super) fn snapshot(object: &Object, snap: SnapId) -> Result<SnapshotRecord, Errno> {
     value(object, &snapshot_key(snap))
+}
+
+/// All of them, oldest first.
+pub(super) fn snapshots(object: &Object) -> Result<Vec<SnapshotRecord>, Errno> {
+    with_prefix(object, SNAPSHOT_PREFIX, "")
+        .map(|(_, record)| SnapshotRecord::decode_from(record).map_err(|_| Errno::EIO))
+        .collect()
 }
 
 pub(super) fn put_snapshot(object: &mut Object, record: &SnapshotRecord) {
@@ -235,7 +289,7 @@ impl Encode for SnapshotRecord {
             (self.protection, self.flags).encode(out);
             versioned(out, 1, 1, |out| 0u32.encode(out)); // a user's snapshot
             self.timestamp.encode(out);
-            0u32.encode(out); // clones
+            self.child_count.encode(out);
             self.parent_overlap.encode(out);
         });
     }
@@ -248,8 +302,9 @@ impl Decode for SnapshotRecord {
             let (size, (protection, flags)) = <(u64, (u8, u64))>::decode(r)?;
             r.versioned("SnapshotNamespace", 1, |_, _| Ok(()))?;
             let timestamp = Utime::decode(r)?;
-            u32::decode(r)?; // clones
-            Ok(Self { id, name, size, protection, flags, timestamp, parent_overlap: Option::decode(r)? })
+            let child_count = u32::decode(r)?;
+            let parent_overlap = Option::decode(r)?;
+            Ok(Self { id, name, size, protection, flags, timestamp, child_count, parent_overlap })
         })
     }
 }

@@ -171,7 +171,7 @@ impl Cluster {
     ) -> Result<OpReply, OpError> {
         let watchers =
             self.watches.iter().filter(|watch| watch.key == key).map(|watch| (watch.owner, watch.cookie));
-        let caller = Caller { identity, watchers: watchers.collect() };
+        let caller = Caller { identity, now: self.now, watchers: watchers.collect() };
         let object = self.objects.entry(key.clone()).or_default();
         // Only an operation of several ops can fail halfway.
         let before = (operation.is_write() && operation.len() > 1).then(|| object.clone());

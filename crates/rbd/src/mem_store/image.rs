@@ -3,6 +3,7 @@
 use ceph_codec::{Encode, PoolId, SnapId, Utime};
 use rados::Errno;
 
+use super::cls_children::Parent;
 use super::cls_object_map::States;
 use super::cls_rbd::{self, SnapshotRecord};
 use super::{MemStore, ObjectKey};
@@ -104,6 +105,7 @@ impl MemStore {
             name: name.to_owned(),
             size: stored_u64(&header.omap["size"])?,
             flags: header.omap.get("flags").map_or(Ok(0), |flags| stored_u64(flags))?,
+            parent_overlap: Parent::overlap(header),
             ..SnapshotRecord::default()
         };
         cls_rbd::put_snapshot(header, &record);
@@ -131,7 +133,9 @@ impl MemStore {
         let mut cluster = self.cluster.lock();
         let key = self.key(&names::header_object(id));
         let order = *cluster.object(&key).and_then(|h| h.omap["order"].first()).ok_or(Errno::ENOENT)?;
-        cluster.object_mut(key).omap.insert("size".to_owned(), size.encode_to_vec());
+        let header = cluster.object_mut(key);
+        header.omap.insert("size".to_owned(), size.encode_to_vec());
+        Parent::shrink(header, size);
         if let Some(map) = cluster.object(&self.map_key(id, SnapId::HEAD)) {
             let mut states = States::load(map)?;
             states.0.resize(index(size.div_ceil(1 << order)), 0);

@@ -17,6 +17,8 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod cls_children;
+mod cls_directory;
 mod cls_lock;
 mod cls_object_map;
 mod cls_rbd;
@@ -235,6 +237,7 @@ struct Identity {
 /// Who makes an operation, and who watches the object.
 struct Caller<'a> {
     identity: &'a Identity,
+    now: Utime,
     watchers: Vec<(Identity, u64)>,
 }
 

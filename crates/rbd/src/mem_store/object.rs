@@ -171,7 +171,7 @@ impl Object {
         let output = match class {
             "lock" => cls_lock::call(self, method, input, caller),
             "rbd" if method.starts_with("object_map_") => cls_object_map::call(self, method, input),
-            "rbd" => cls_rbd::call(self, method, input),
+            "rbd" => cls_rbd::call(self, method, input, caller.now),
             _ => Err(Errno::EOPNOTSUPP),
         };
         output.map(Bytes::from)
