@@ -1,4 +1,4 @@
-//! `info`, `ls` and `status` say what `rbd` says.
+//! `info`, `ls`, `snap ls` and `status` print what `rbd` prints.
 
 #![allow(clippy::unwrap_used, reason = "test")]
 
@@ -15,19 +15,15 @@ fn ours(cluster: &Cluster, args: &[&str]) -> String {
     run_within(Duration::from_secs(30), &mut command).success()
 }
 
-/// Holds when every field that `rbd` prints is there, with the same value.
+/// Holds when the JSON and the plain text are exactly those that `rbd` prints.
 fn assert_same(cluster: &Cluster, command: &str, spec: &str) -> Value {
-    let theirs = json(&cluster.run(&format!("rbd {command} {spec} --format json")));
-    let ours = json(&ours(cluster, &[command, spec, "--format", "json"]));
-    match theirs {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                assert_eq!(ours[&name], value, "{name} of `{command} {spec}`; ours in full: {ours}");
-            }
-        }
-        other => assert_eq!(ours, other, "{command} {spec}"),
+    for format in ["--format plain", "--format json"] {
+        let line = format!("{command} {spec} {format}");
+        let theirs = cluster.run(&format!("rbd {line}"));
+        let ours = ours(cluster, &line.split(' ').collect::<Vec<_>>());
+        assert_eq!(ours, theirs, "{line}");
     }
-    ours
+    json(&cluster.run(&format!("rbd {command} {spec} --format json")))
 }
 
 #[test]
@@ -53,6 +49,7 @@ fn info_has_the_fields_of_rbd_info() {
         cluster.run(&format!("rbd snap protect {image}@two"));
         assert_same(cluster, "info", &image.spec);
         assert_same(cluster, "info", &format!("{image}@two"));
+        assert_same(cluster, "snap ls", &image.spec);
     }
     assert_same(cluster, "info", "rbdpool/ns/inside");
 }
@@ -68,30 +65,26 @@ fn info_of_a_clone_names_its_parent() {
 }
 
 #[test]
-fn info_for_people_names_what_matters() {
-    let cluster = Cluster::shared();
-    let image = cluster.create("--size 64M");
-    let text = ours(cluster, &["info", &image.spec]);
-    for word in ["64 MiB", "16 objects", "4 MiB", "exclusive-lock", "object-map"] {
-        assert!(text.contains(word), "{word:?} is missing in:\n{text}");
-    }
-}
-
-#[test]
 fn ls_lists_the_images_of_a_pool_and_of_a_namespace() {
     let cluster = Cluster::shared();
-    let image = cluster.create("--size 1M");
-    cluster.run("rbd namespace create rbdpool/listed && rbd create --size 1M rbdpool/listed/one");
-    cluster.run("rbd namespace create rbdpool/empty");
-    for spec in ["rbdpool", "rbdpool/listed", "rbdpool/empty"] {
+    // A namespace of its own: the other tests make images while this one lists them.
+    cluster.run("rbd namespace create rbdpool/listed && rbd namespace create rbdpool/empty");
+    cluster.run("rbd create --size 1G rbdpool/listed/image && rbd create --size 10M rbdpool/listed/small");
+    cluster.run(
+        "rbd snap create --no-progress rbdpool/listed/image@s && rbd snap protect rbdpool/listed/image@s",
+    );
+    cluster
+        .run("rbd clone rbdpool/listed/image@s rbdpool/listed/clone && rbd lock add rbdpool/listed/small me");
+    for spec in
+        ["rbdpool/listed", "rbdpool/empty", "rbdpool --namespace listed", "--pool rbdpool --namespace listed"]
+    {
         assert_same(cluster, "ls", spec);
+        assert_same(cluster, "ls --long", spec);
     }
-    let text = ours(cluster, &["ls", "rbdpool"]);
-    assert!(text.lines().any(|line| format!("rbdpool/{line}") == image.spec), "{text}");
 }
 
 #[test]
-fn status_shows_watchers_and_who_owns_the_lock() {
+fn status_shows_watchers() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 16M");
     let idle = assert_same(cluster, "status", &image.spec);
@@ -99,11 +92,7 @@ fn status_shows_watchers_and_who_owns_the_lock() {
     let server = Server::serve(cluster, &[&image.spec]);
     server.qemu_io(&image.spec, &["write -P 1 0 4k"]);
     let busy = assert_same(cluster, "status", &image.spec);
-    let address = busy["watchers"][0]["address"].as_str().unwrap();
-    let text = ours(cluster, &["status", &image.spec]);
-    // Once as the watcher, once as the lock's owner.
-    assert!(text.matches(address).count() >= 2, "{text}");
-    assert!(run(&format!("echo '{busy}'")).contains("lock"), "{busy}");
+    assert_eq!(busy["watchers"].as_array().unwrap().len(), 1, "{busy}");
 }
 
 /// Without `mon_host`, DNS is asked for SRV records, here in a namespace with a resolver of its own.

@@ -1,11 +1,56 @@
 //! A connection to a cluster, and the pools behind image names.
 
+use std::path::PathBuf;
+
 use ceph_conf::{Config, Environment, ImageSpec, Overrides};
+use clap::Args as ClapArgs;
 use rados::{Client, ConnectError, Errno, IoCtx, Options};
-use rbd::{Image, ImageDetails, OpenOptions};
+use rbd::{Image, ImageDetails, OpenOptions, OperationError};
 
 use crate::report::Error;
 use crate::target::Target;
+
+/// Which cluster, and as whom. What is not given comes from `ceph.conf`, `CEPH_CONF`, `CEPH_ARGS`, `CEPH_KEYRING`.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// Configuration file [default: /etc/ceph/CLUSTER.conf]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    conf: Option<PathBuf>,
+    /// User, without "client."
+    #[arg(long, alias = "user", global = true, value_name = "ID", conflicts_with = "name")]
+    id: Option<String>,
+    /// User, as TYPE.ID [default: client.admin]
+    #[arg(short, long, global = true, value_name = "TYPE.ID")]
+    name: Option<String>,
+    /// Name of the cluster, which is part of default paths [default: ceph]
+    #[arg(long, global = true, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Keyring with the user's key
+    #[arg(short, long, global = true, value_name = "FILE")]
+    keyring: Option<PathBuf>,
+    /// File that holds nothing but the user's key
+    #[arg(short = 'K', long, global = true, value_name = "FILE")]
+    keyfile: Option<PathBuf>,
+    /// Monitors, as mon_host in the configuration
+    #[arg(short, long, global = true, value_name = "HOSTS")]
+    mon_host: Option<String>,
+}
+
+impl ClusterArgs {
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            conf: self.conf.clone(),
+            name: self.name.clone(),
+            id: self.id.clone(),
+            cluster: self.cluster.clone(),
+            mon_host: self.mon_host.clone(),
+            keyring: self.keyring.clone(),
+            keyfile: self.keyfile.clone(),
+            ..Overrides::default()
+        }
+    }
+}
 
 /// A client instance, and who it is.
 #[derive(Debug, Clone)]
@@ -15,6 +60,7 @@ pub(crate) struct Cluster {
     user: String,
 }
 
+#[allow(dead_code, reason = "commands that change images come one by one")]
 impl Cluster {
     pub(crate) async fn connect(overrides: &Overrides) -> Result<Self, Error> {
         let config = ceph_conf::load(&Environment::from_process()?, overrides)?;
@@ -23,6 +69,21 @@ impl Cluster {
             Ok(client) => Ok(Self { client, user }),
             Err(source) => Err(Error::Connect { user, source: Box::new(source) }),
         }
+    }
+
+    /// Connects to the cluster of one image, opens the image to change it, does so and closes it. `doing` is what
+    /// is done, as in "cannot resize".
+    pub(crate) async fn change<T>(
+        target: &Target,
+        doing: &'static str,
+        change: impl AsyncFnOnce(&Image<IoCtx>) -> Result<T, OperationError>,
+    ) -> Result<T, Error> {
+        let cluster = Self::connect(&target.overrides).await?;
+        let image = cluster.open(&target.whole_image(), false).await?;
+        let outcome = change(&image).await;
+        // Also after a failure: the lock is given back, and nobody waits for a watch that is gone.
+        image.close().await;
+        outcome.map_err(|source| cluster.failed(doing, &target.spec, source))
     }
 
     /// Connects to the cluster of one image, and shows that image.
@@ -40,7 +101,7 @@ impl Cluster {
         Image::open(pool, options).await.map_err(|source| self.open_error(&target.spec, source))
     }
 
-    async fn pool(&self, spec: &ImageSpec) -> Result<IoCtx, Error> {
+    pub(crate) async fn pool(&self, spec: &ImageSpec) -> Result<IoCtx, Error> {
         self.pool_by_name(&spec.pool, spec.namespace.as_deref()).await
     }
 
@@ -50,6 +111,11 @@ impl Cluster {
             Err(error) if error.is(Errno::ENOENT) => Err(Error::NoPool { pool: pool.to_owned() }),
             Err(source) => Err(Error::Pool { pool: pool.to_owned(), source }),
         }
+    }
+
+    /// What did not work on an image, and why.
+    pub(crate) fn failed(&self, doing: &'static str, spec: &ImageSpec, source: OperationError) -> Error {
+        Error::Operation { doing, what: spec.to_string(), user: self.user.clone(), source: Box::new(source) }
     }
 
     pub(crate) fn client(&self) -> &Client {

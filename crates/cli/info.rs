@@ -1,36 +1,35 @@
 //! `info`: all about an image.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use ceph_conf::Overrides;
-use rbd::{Features, ImageDetails, MirroringInfo, ParentInfo, Snapshot};
+use clap::Args as ClapArgs;
+use rbd::{Features, ImageDetails, MirroringInfo, ParentInfo};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Format, ImageArgs};
 use crate::cluster::Cluster;
+use crate::output::FormatArgs;
 use crate::report::Error;
-use crate::target::Target;
+use crate::spec::{ImageIdOption, ImageOrSnapArgs};
 use crate::text;
 
-pub(crate) async fn run(args: &ImageArgs, overrides: &Overrides) -> Result<(), Error> {
-    let target = Target::parse(&args.spec, overrides)?;
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    image: ImageOrSnapArgs,
+    #[command(flatten)]
+    id: ImageIdOption,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+pub(crate) async fn run(args: &InfoArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve_or_id(&args.id, overrides)?;
     let details = Cluster::inspect(&target).await?;
-    write(&match args.format {
-        Format::Json => format!("{}\n", to_json(&details)),
-        Format::Text => to_text(&details),
-    })
+    args.format.print(|| to_json(&details), || to_text(&details))
 }
 
-/// Prints a result. That nobody reads it (any more) is no failure.
-pub(crate) fn write(result: &str) -> Result<(), Error> {
-    match io::stdout().write_all(result.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Output),
-    }
-}
-
-/// The fields of `rbd info --format json`, and of `snap ls`, `status` and `lock ls`.
+/// Ceph: `do_show_info` in `src/tools/rbd/action/Info.cc`.
 fn to_json(details: &ImageDetails) -> Value {
     let info = &details.info;
     let mut fields = Map::new();
@@ -80,9 +79,6 @@ fn to_json(details: &ImageDetails) -> Value {
     } else if info.features.contains(Features::JOURNALING) {
         set("mirroring", json!({ "mode": "journal", "state": "disabled" }));
     }
-    set("snapshots", details.snapshots.iter().rev().map(snapshot_json).collect());
-    set("watchers", text::watchers_json(&details.watchers));
-    set("lock", text::lock_json(details.lock_owner.as_ref()));
     fields.into()
 }
 
@@ -98,16 +94,6 @@ fn parent_json(parent: &ParentInfo) -> Value {
     })
 }
 
-fn snapshot_json(snapshot: &Snapshot) -> Value {
-    json!({
-        "id": snapshot.id.0,
-        "name": snapshot.name,
-        "size": snapshot.size,
-        "protected": snapshot.protected.to_string(),
-        "timestamp": text::time(snapshot.timestamp),
-    })
-}
-
 /// `POOL/[NAMESPACE/]IMAGE@SNAPSHOT` of a parent.
 pub(crate) fn parent_name(parent: &ParentInfo) -> String {
     let ParentInfo { pool, pool_namespace, image, snapshot, .. } = parent;
@@ -115,7 +101,6 @@ pub(crate) fn parent_name(parent: &ParentInfo) -> String {
     format!("{pool}/{pool_namespace}{separator}{image}@{snapshot}")
 }
 
-/// The lines of `rbd info`, and then snapshots, watchers and the lock.
 fn to_text(details: &ImageDetails) -> String {
     let info = &details.info;
     let mut lines = vec![
@@ -165,20 +150,6 @@ fn to_text(details: &ImageDetails) -> String {
     let mut text = format!("rbd image '{}':\n", info.name.as_deref().unwrap_or_default());
     for line in lines {
         let _ = writeln!(text, "\t{}", line);
-    }
-    text += &snapshots(&details.snapshots);
-    text + &text::watchers(&details.watchers) + &text::lock(details.lock_owner.as_ref())
-}
-
-fn snapshots(snapshots: &[Snapshot]) -> String {
-    if snapshots.is_empty() {
-        return "Snapshots: none\n".to_owned();
-    }
-    let mut text = "Snapshots:\n".to_owned();
-    for snapshot in snapshots.iter().rev() {
-        let protected = if snapshot.protected { " protected" } else { "" };
-        let (size, time) = (text::bytes(snapshot.size), text::time(snapshot.timestamp));
-        let _ = writeln!(text, "\t{} {} {size}{protected} {time}", snapshot.id, snapshot.name);
     }
     text
 }

@@ -1,8 +1,29 @@
 //! Where events go.
 
+use clap::{Args as ClapArgs, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{LogArgs, LogFormat};
+/// What to log, to standard error.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct LogArgs {
+    /// Log more: -v what happens, -vv details, -vvv everything. $RUST_LOG goes before it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object in each line.
+    Json,
+}
 
 /// Logs to standard error from now on.
 pub(crate) fn init(args: &LogArgs) {

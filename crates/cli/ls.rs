@@ -1,34 +1,41 @@
 //! `ls`: the images of a pool.
 
 use ceph_conf::{ImageSpec, Overrides};
+use clap::Args as ClapArgs;
 use futures::{StreamExt, TryStreamExt, stream};
 use rados::IoCtx;
 use rbd::{Image, ImageDetails, OpenError, OpenOptions};
 use serde_json::{Value, json};
 
-use crate::args::{Format, LsArgs};
 use crate::cluster::Cluster;
+use crate::output::FormatArgs;
 use crate::report::Error;
+use crate::spec::PoolArgs;
 use crate::{info, text};
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+    /// Show size, parent, protection and lock of images and snapshots
+    #[arg(short, long)]
+    long: bool,
+    #[command(flatten)]
+    format: FormatArgs,
+}
 
 /// Images that are looked at at the same time.
 const AT_ONCE: usize = 32;
 
 pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
-    let (name, namespace) = match args.pool.split_once('/') {
-        Some((name, namespace)) => (name, Some(namespace)),
-        None => (args.pool.as_str(), None),
-    };
+    let spec = args.pool.resolve()?;
     let cluster = Cluster::connect(overrides).await?;
-    let pool = cluster.pool_by_name(name, namespace).await?;
-    let failed = |source| Error::List { pool: name.to_owned(), user: cluster.user().to_owned(), source };
+    let pool = cluster.pool_by_name(&spec.pool, spec.namespace.as_deref()).await?;
+    let failed = |source| Error::List { pool: spec.pool.clone(), user: cluster.user().to_owned(), source };
     let names: Vec<_> =
         rbd::list_images(&pool).await.map_err(failed)?.into_iter().map(|image| image.name).collect();
     if !args.long {
-        return info::write(&match args.format {
-            Format::Json => format!("{}\n", json!(names)),
-            Format::Text => names.iter().map(|name| format!("{name}\n")).collect(),
-        });
+        return args.format.print(|| json!(names), || names.iter().map(|name| format!("{name}\n")).collect());
     }
 
     let images: Vec<ImageDetails> = stream::iter(names)
@@ -39,8 +46,8 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
         .await
         .map_err(|(image, source)| Error::Open {
             spec: Box::new(ImageSpec {
-                pool: name.to_owned(),
-                namespace: namespace.map(str::to_owned),
+                pool: spec.pool.clone(),
+                namespace: spec.namespace.clone(),
                 image,
                 snapshot: None,
             }),
@@ -48,13 +55,16 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
             source: Box::new(source),
         })?;
     let lines: Vec<Line<'_>> = images.iter().flat_map(lines).collect();
-    info::write(&match args.format {
-        Format::Json => format!("{}\n", lines.iter().map(Line::to_json).collect::<Value>()),
-        Format::Text => {
-            let rows: Vec<_> = lines.iter().map(Line::to_row).collect();
-            text::table(["NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK"], &rows)
-        }
-    })
+    args.format.print(|| lines.iter().map(Line::to_json).collect(), || table(&lines))
+}
+
+fn table(lines: &[Line<'_>]) -> String {
+    let rows: Vec<_> = lines.iter().map(Line::to_row).collect();
+    // Ceph: no headings either where there is nothing to list.
+    if rows.is_empty() {
+        return String::new();
+    }
+    text::table(["NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK"], &rows)
 }
 
 /// An image; none if it was removed after the list was made.
@@ -89,8 +99,12 @@ impl Line<'_> {
 
     fn to_json(&self) -> Value {
         let info = &self.image.info;
-        let mut line =
-            json!({ "image": self.name(), "id": info.id, "size": self.size(), "format": info.format });
+        let mut line = json!({ "image": self.name(), "id": info.id });
+        if let Some(snapshot) = self.snapshot {
+            line["snapshot"] = json!(snapshot.name);
+            line["snapshot_id"] = json!(snapshot.id.0);
+        }
+        line["size"] = json!(self.size());
         if let Some(parent) = &info.parent {
             line["parent"] = json!({
                 "pool": parent.pool,
@@ -99,9 +113,8 @@ impl Line<'_> {
                 "snapshot": parent.snapshot,
             });
         }
+        line["format"] = json!(info.format);
         if let Some(snapshot) = self.snapshot {
-            line["snapshot"] = json!(snapshot.name);
-            line["snapshot_id"] = json!(snapshot.id.0);
             line["protected"] = json!(snapshot.protected.to_string());
         } else if self.image.lock_owner.is_some() {
             line["lock_type"] = json!("exclusive");

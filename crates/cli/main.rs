@@ -1,11 +1,12 @@
 //! `rbd-nbd-rs`: serves RBD images over NBD, and tells what they are.
 //!
 //! ```text
-//!  args, target     what was asked for
-//!  cluster          a connection to it, and what can go wrong on the way
-//!  serve            exports, shards, sockets, signals    device   an image as a block device
-//!  info, ls, status what `rbd` prints, too               text     sizes, dates, tables
-//!  report           errors as one sentence and advice    log      the rest, to standard error
+//!  args, spec, target   what was asked for
+//!  cluster              a connection to it, and what can go wrong on the way
+//!  serve                exports, shards, sockets, signals     device    an image as a block device
+//!  info, ls, snap, ...  the commands of `rbd`, one file each  text      sizes, dates, tables
+//!  output, progress     results; how far long work has come   report    errors as one sentence and advice
+//!                                                             log       the rest, to standard error
 //! ```
 
 mod args;
@@ -15,19 +16,26 @@ mod harden;
 mod info;
 mod log;
 mod ls;
+mod output;
+#[allow(dead_code, reason = "commands that change images come one by one")]
+mod progress;
 mod report;
 mod serve;
+#[allow(dead_code, reason = "commands that change images come one by one")]
+mod size;
+mod snap;
+#[allow(dead_code, reason = "commands that change images come one by one")]
+mod spec;
 mod status;
+#[allow(dead_code, reason = "commands that change images come one by one")]
 mod target;
 mod text;
 
-use std::future::Future;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, Command};
-use report::Error;
+use args::Args;
 
 /// Large buffers come and go with every request. The allocator of glibc gives their pages back to the kernel each
 /// time and faults them in again: a quarter more CPU per request of 1 MiB.
@@ -35,29 +43,21 @@ use report::Error;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are errors of the parser, too.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
     log::init(&args.log);
     harden::forbid_core_dumps();
-    match run(args) {
+    match args.command.run(&args.cluster.overrides()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::print(&error);
             error.exit_code()
         }
     }
-}
-
-fn run(args: Args) -> Result<(), Error> {
-    let overrides = args.cluster.overrides();
-    match args.command {
-        Command::Serve(args) => serve::run(&args, &overrides),
-        Command::Info(args) => block_on(info::run(&args, &overrides)),
-        Command::Ls(args) => block_on(ls::run(&args, &overrides)),
-        Command::Status(args) => block_on(status::run(&args, &overrides)),
-    }
-}
-
-/// Runs everything on this thread.
-fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    serve::runtime()?.block_on(future)
 }

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use ceph_conf::{ArgsError, ConfigError, EntityError, ImageSpec, LoadError, QemuError, SpecError};
 use rados::{ConnectError, Errno, OpError};
-use rbd::{Features, OpenError};
+use rbd::{Features, OpenError, OperationError};
 use thiserror::Error;
+
+use crate::spec::UsageError;
 
 /// Why the program ends without having done what it should.
 #[derive(Debug, Error)]
@@ -17,6 +19,10 @@ pub(crate) enum Error {
     Spec(#[from] SpecError),
     #[error(transparent)]
     QemuName(#[from] QemuError),
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error("--pretty-format is for JSON, and --format json is not given")]
+    PrettyPlain,
     #[error("--export-name is for a single image, and {count} are to be served")]
     OneNameForMany { count: usize },
     #[error("two exports would be called '{name}'")]
@@ -45,6 +51,8 @@ pub(crate) enum Error {
     Open { spec: Box<ImageSpec>, user: String, source: Box<OpenError> },
     #[error("cannot list the images of {pool} as {user}")]
     List { pool: String, user: String, source: OpError },
+    #[error("cannot {doing} {what} as {user}")]
+    Operation { doing: &'static str, what: String, user: String, source: Box<OperationError> },
 
     #[error("no default place for a unix socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set")]
     NoRuntimeDir,
@@ -65,17 +73,35 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// 2 if the command line has to change, else 1.
+    /// The errno behind it, as the exit code of `rbd` is; 1 if there is none.
     pub(crate) fn exit_code(&self) -> ExitCode {
-        match self {
+        let errno = match self {
             Self::Spec(_)
             | Self::QemuName(_)
+            | Self::Usage(_)
+            | Self::PrettyPlain
             | Self::OneNameForMany { .. }
             | Self::SameName { .. }
             | Self::Address { .. }
-            | Self::NotLoopback { .. } => ExitCode::from(2),
-            _ => ExitCode::FAILURE,
-        }
+            | Self::NotLoopback { .. } => Errno::EINVAL,
+            Self::NoPool { .. } => Errno::ENOENT,
+            Self::Pool { source, .. } | Self::List { source, .. } => source.errno(),
+            Self::Open { source, .. } => source.errno(),
+            Self::Operation { source, .. } => source.errno(),
+            Self::RuntimeDir { source, .. } | Self::Listen { source, .. } | Self::Output(source) => {
+                source.raw_os_error().map_or(Errno::EPERM, Errno)
+            }
+            Self::SocketBusy { .. } => Errno::EBUSY,
+            Self::NotASocket { .. } => Errno::EEXIST,
+            Self::Config(_)
+            | Self::Connect { .. }
+            | Self::NoRuntimeDir
+            | Self::Runtime(_)
+            | Self::Signals(_) => {
+                return ExitCode::FAILURE;
+            }
+        };
+        u8::try_from(errno.0).map_or(ExitCode::FAILURE, ExitCode::from)
     }
 
     /// What the user can do about it, if anything.
@@ -98,6 +124,8 @@ impl Error {
             Self::NoPool { .. } => "see the pools with `ceph osd lspools`".into(),
             Self::Open { spec, user, source } => return open_help(spec, user, source),
             Self::List { pool, user, source } if denied(source) => caps_help(user, pool),
+            Self::Operation { source, .. } => return source.help(),
+            Self::PrettyPlain => "leave --pretty-format out, or add --format json".into(),
             Self::NoRuntimeDir => "name one with --socket".into(),
             Self::RuntimeDir { .. } => "name another place with --socket".into(),
             Self::SocketBusy { .. } => "stop that process, or name another socket with --socket".into(),
@@ -243,7 +271,7 @@ mod tests {
     #[test]
     fn what_a_user_got_wrong_in_the_command_is_told_apart_from_what_failed() {
         let usage = Error::OneNameForMany { count: 2 };
-        assert_eq!(usage.exit_code(), ExitCode::from(2));
+        assert_eq!(usage.exit_code(), ExitCode::from(22));
         assert_eq!(Error::NoRuntimeDir.exit_code(), ExitCode::FAILURE);
     }
 

@@ -1,10 +1,11 @@
 //! Which image is meant, and what its name says about the cluster.
 
 use ceph_conf::{ImageSpec, Overrides, QemuRbd};
-use rbd::{OpenOptions, SnapshotRef};
+use rbd::{ImageRef, OpenOptions, SnapshotRef};
 use tracing::warn;
 
 use crate::report::Error;
+use crate::spec::check_name;
 
 /// An image that was named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) struct Target {
     /// What to call it towards NBD clients: the text as it was given, without QEMU's options.
     pub(crate) name: String,
     pub(crate) spec: ImageSpec,
+    /// The image of `spec` is an id and not a name.
+    pub(crate) by_id: bool,
     /// The cluster and the user.
     pub(crate) overrides: Overrides,
 }
@@ -24,19 +27,37 @@ impl Target {
     pub(crate) fn parse(text: &str, overrides: &Overrides) -> Result<Self, Error> {
         if !QemuRbd::is_qemu_name(text) {
             let spec = text.parse()?;
-            return Ok(Self { name: text.to_owned(), spec, overrides: overrides.clone() });
+            return Ok(Self { name: text.to_owned(), spec, by_id: false, overrides: overrides.clone() });
         }
         let named: QemuRbd = text.parse()?;
         if named.options.get("key").is_some() {
             warn!("everybody on this host can see the key on the command line; use a keyring instead");
         }
         let overrides = combine(overrides, &named.overrides());
-        Ok(Self { name: named.spec.to_string(), spec: named.spec, overrides })
+        Ok(Self { name: named.spec.to_string(), spec: named.spec, by_id: false, overrides })
+    }
+
+    /// Refuses names that nothing new may have.
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        check_name("a pool", &self.spec.pool)?;
+        check_name("an image", &self.spec.image)?;
+        check_name("a snapshot", self.spec.snapshot.as_deref().unwrap_or_default())?;
+        Ok(self)
+    }
+
+    /// The image of a snapshot.
+    pub(crate) fn whole_image(&self) -> Self {
+        Self { spec: ImageSpec { snapshot: None, ..self.spec.clone() }, ..self.clone() }
+    }
+
+    pub(crate) fn image_ref(&self) -> ImageRef {
+        let name = self.spec.image.clone();
+        if self.by_id { ImageRef::Id(name) } else { ImageRef::Name(name) }
     }
 
     /// What to open.
     pub(crate) fn open_options(&self, read_only: bool) -> OpenOptions {
-        let options = OpenOptions::image(&self.spec.image);
+        let options = OpenOptions::new(self.image_ref());
         let options = if read_only { options.read_only() } else { options };
         match &self.spec.snapshot {
             Some(name) => options.snapshot(SnapshotRef::Name(name.clone())),

@@ -5,7 +5,6 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use rados::ObjectWatcher;
-use rbd::LockOwner;
 
 /// A number of bytes, such as `64 MiB` or `1.50 GiB`. Ceph: `byte_u_t` in `src/include/types.h`.
 pub(crate) fn bytes(bytes: u64) -> String {
@@ -55,24 +54,8 @@ pub(crate) fn watchers(watchers: &[ObjectWatcher]) -> String {
     "Watchers:\n".to_owned() + &watchers.iter().map(line).collect::<String>()
 }
 
-/// The fields of `rbd lock ls --format json`, or null.
-pub(crate) fn lock_json(owner: Option<&LockOwner>) -> Value {
-    owner.map_or(Value::Null, |owner| {
-        json!({ "id": owner.cookie, "locker": owner.name.to_string(), "address": address(owner.addr) })
-    })
-}
-
-/// Who owns the exclusive lock.
-pub(crate) fn lock(owner: Option<&LockOwner>) -> String {
-    match owner {
-        None => "Lock: none\n".to_owned(),
-        Some(owner) => {
-            format!("Lock:\n\towner={} {} id={}\n", address(owner.addr), owner.name, owner.cookie)
-        }
-    }
-}
-
 /// Columns of equal width, two blanks apart. Headings that begin with `>` stand over columns aligned to the right.
+/// Ceph: `TextTable` in `src/common/TextTable.cc`.
 pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
     let names = headings.map(|heading| heading.trim_start_matches('>'));
     let mut widths = names.map(str::len);
@@ -85,7 +68,7 @@ pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
         let cells = cells.iter().zip(widths).zip(to_the_right).map(|((cell, width), to_the_right)| {
             if to_the_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
         });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+        cells.collect::<Vec<_>>().join("  ") + "\n"
     };
     let to_the_right = headings.map(|heading| heading.starts_with('>'));
     rows.iter().fold(line(names, [false; N]), |text, row| {
@@ -128,15 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_of_the_lock_is_shown_as_a_watcher_is() {
+    fn watchers_are_shown_with_address_and_client() {
         let addr =
             EntityAddr { kind: AddrType::LEGACY, nonce: 7, addr: Some("127.0.0.1:0".parse().unwrap()) };
         let name = EntityName { kind: EntityType::CLIENT, num: 4187 };
         let watcher = ObjectWatcher { name, cookie: 5, timeout_secs: 30, addr };
-        let owner = LockOwner { name, cookie: "auto 5".into(), addr };
         assert_eq!(watchers(&[watcher]), "Watchers:\n\twatcher=127.0.0.1:0/7 client.4187 cookie=5\n");
-        assert_eq!(lock(Some(&owner)), "Lock:\n\towner=127.0.0.1:0/7 client.4187 id=auto 5\n");
-        assert_eq!(watchers(&[]) + &lock(None), "Watchers: none\nLock: none\n");
+        assert_eq!(watchers(&[]), "Watchers: none\n");
     }
 
     #[test]
@@ -144,7 +125,7 @@ mod tests {
         let rows = [["image", "4 GiB", ""], ["i", "64 MiB", "x"]].map(|row| row.map(str::to_owned));
         assert_eq!(
             table(["NAME", ">SIZE", "P"], &rows),
-            "NAME   SIZE    P\nimage   4 GiB\ni      64 MiB  x\n"
+            "NAME   SIZE    P\nimage   4 GiB   \ni      64 MiB  x\n"
         );
     }
 }

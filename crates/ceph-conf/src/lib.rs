@@ -52,4 +52,4 @@ pub use meta::ExpandError;
 pub use mon_host::{Host, MonAddr, MonAddrKind, MonHostError, parse_mon_host};
 pub use options::{Options, Secret};
 pub use qemu::{QemuError, QemuRbd};
-pub use value::ValueError;
+pub use value::{ValueError, parse_size};

@@ -36,7 +36,7 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 }
 
 /// A number of bytes with a binary unit: `64K` and `64Ki` are 65536. Ceph: `strict_iec_cast`.
-pub(crate) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !matches!(c, '0'..='9' | '+' | '-')).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     // Ceph looks at the first letter only, so `KB` is 1024 as well.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, warn};
 
-use crate::args::ServeArgs;
+use super::args::ServeArgs;
 use crate::report::Error;
 use crate::target::Target;
 

@@ -11,6 +11,7 @@
 
 mod accept;
 mod announce;
+pub(crate) mod args;
 mod exports;
 mod listen;
 mod shard;
@@ -25,9 +26,9 @@ use nbd_server::Shutdown;
 use tokio::runtime::{Builder, Runtime};
 use tracing::{info, warn};
 
-use crate::args::ServeArgs;
 use crate::report::Error;
 use crate::target::Target;
+use args::ServeArgs;
 use exports::Registry;
 use listen::{Listener, Place};
 use shard::Shards;

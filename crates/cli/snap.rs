@@ -1,0 +1,102 @@
+//! `snap`: the snapshots of an image.
+
+use ceph_conf::Overrides;
+use clap::{Args as ClapArgs, Subcommand};
+use rbd::{Snapshot, SnapshotNamespace};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::output::FormatArgs;
+use crate::report::Error;
+use crate::spec::{ImageArgs, ImageIdOption};
+use crate::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapCommand {
+    /// List the snapshots of an image.
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    id: ImageIdOption,
+    #[command(flatten)]
+    format: FormatArgs,
+    /// Those that no user made, too
+    #[arg(short, long)]
+    all: bool,
+}
+
+pub(crate) async fn run(command: &SnapCommand, overrides: &Overrides) -> Result<(), Error> {
+    match command {
+        SnapCommand::Ls(args) => ls(args, overrides).await,
+    }
+}
+
+async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve_or_id(&args.id, overrides)?;
+    let mut snapshots = Cluster::inspect(&target).await?.snapshots;
+    snapshots.retain(|snapshot| args.all || snapshot.namespace == SnapshotNamespace::User);
+    // The oldest first, as they were made.
+    snapshots.reverse();
+    args.format.print(
+        || snapshots.iter().map(|snapshot| to_json(snapshot, args.all)).collect(),
+        || to_table(&snapshots, args.all),
+    )
+}
+
+/// Ceph: `do_list_snaps` in `src/tools/rbd/action/Snap.cc`.
+fn to_json(snapshot: &Snapshot, all: bool) -> Value {
+    let mut fields = json!({
+        "id": snapshot.id.0,
+        "name": snapshot.name,
+        "size": snapshot.size,
+        "protected": snapshot.protected.to_string(),
+        "timestamp": text::time(snapshot.timestamp),
+    });
+    if all {
+        let namespace = &mut fields["namespace"];
+        namespace["type"] = json!(snapshot.namespace.name());
+        if let SnapshotNamespace::Trash { original_name } = &snapshot.namespace {
+            namespace["original_name"] = json!(original_name);
+        }
+    }
+    fields
+}
+
+fn to_table(snapshots: &[Snapshot], all: bool) -> String {
+    if snapshots.is_empty() {
+        return String::new();
+    }
+    let row = |snapshot: &Snapshot| {
+        [
+            snapshot.id.to_string(),
+            snapshot.name.clone(),
+            text::bytes(snapshot.size),
+            if snapshot.protected { "yes" } else { "" }.to_owned(),
+            text::time(snapshot.timestamp),
+        ]
+    };
+    const HEADINGS: [&str; 5] = [">SNAPID", "NAME", ">SIZE", "PROTECTED", ">TIMESTAMP"];
+    if !all {
+        return text::table(HEADINGS, &snapshots.iter().map(row).collect::<Vec<_>>());
+    }
+    let [id, name, size, protected, timestamp] = HEADINGS;
+    let rows = snapshots.iter().map(|snapshot| {
+        let [id, name, size, protected, timestamp] = row(snapshot);
+        [id, name, size, protected, timestamp, namespace(snapshot)]
+    });
+    text::table([id, name, size, protected, timestamp, "NAMESPACE"], &rows.collect::<Vec<_>>())
+}
+
+fn namespace(snapshot: &Snapshot) -> String {
+    let name = snapshot.namespace.name();
+    match &snapshot.namespace {
+        SnapshotNamespace::Trash { original_name } => format!("{name} ({original_name})"),
+        _ => name.to_owned(),
+    }
+}

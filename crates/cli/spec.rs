@@ -1,0 +1,554 @@
+//! Names of pools, images and snapshots on the command line, the way `rbd` takes them: as a positional argument, or
+//! in parts as options.
+//!
+//! Ceph: `get_pool_generic_snapshot_names` in `src/tools/rbd/Utils.cc`.
+
+use std::slice;
+
+use ceph_conf::{ImageSpec, Overrides, QemuRbd};
+use clap::Args as ClapArgs;
+use thiserror::Error;
+
+use crate::report::Error;
+use crate::target::Target;
+
+/// The pool of what is named without one.
+const DEFAULT_POOL: &str = "rbd";
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct PoolOptions {
+    /// The pool [default: rbd]
+    #[arg(short, long, value_name = "POOL")]
+    pool: Option<String>,
+    /// The namespace in the pool
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+}
+
+/// `[POOL-SPEC]`, or `--pool` and `--namespace`.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct PoolArgs {
+    /// The pool, and a namespace in it
+    #[arg(value_name = "POOL[/NAMESPACE]")]
+    spec: Option<String>,
+    #[command(flatten)]
+    options: PoolOptions,
+}
+
+/// `[POOL-NAME]` or `--pool`, for what has no namespace.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct PoolNameArgs {
+    /// The pool [default: rbd]
+    #[arg(value_name = "POOL")]
+    spec: Option<String>,
+    #[arg(short, long, value_name = "POOL", hide = true)]
+    pool: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct ImageOptions {
+    #[command(flatten)]
+    pool: PoolOptions,
+    /// The image
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct SnapOptions {
+    #[command(flatten)]
+    image: ImageOptions,
+    /// The snapshot
+    #[arg(long, value_name = "SNAP")]
+    snap: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct DestOptions {
+    /// Pool of the destination [default: rbd]
+    #[arg(long, value_name = "POOL")]
+    dest_pool: Option<String>,
+    /// Namespace of the destination
+    #[arg(long, value_name = "NAMESPACE")]
+    dest_namespace: Option<String>,
+    /// Image of the destination
+    #[arg(long, value_name = "IMAGE")]
+    dest: Option<String>,
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct DestSnapOptions {
+    #[command(flatten)]
+    image: DestOptions,
+    /// Snapshot of the destination
+    #[arg(long, value_name = "SNAP")]
+    dest_snap: Option<String>,
+}
+
+const IMAGE_HELP: &str = "The image, as [POOL/[NAMESPACE/]]IMAGE";
+const SNAP_HELP: &str = "The snapshot, as [POOL/[NAMESPACE/]]IMAGE@SNAP";
+const IMAGE_OR_SNAP_HELP: &str = "The image or snapshot, as [POOL/[NAMESPACE/]]IMAGE[@SNAP]";
+
+/// One image.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct ImageArgs {
+    #[arg(value_name = "IMAGE-SPEC", help = IMAGE_HELP)]
+    spec: Option<String>,
+    #[command(flatten)]
+    options: ImageOptions,
+}
+
+/// One snapshot.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct SnapArgs {
+    #[arg(value_name = "SNAP-SPEC", help = SNAP_HELP)]
+    spec: Option<String>,
+    #[command(flatten)]
+    options: SnapOptions,
+}
+
+/// One image or snapshot.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct ImageOrSnapArgs {
+    #[arg(value_name = "IMAGE-OR-SNAP-SPEC", help = IMAGE_OR_SNAP_HELP)]
+    spec: Option<String>,
+    #[command(flatten)]
+    options: SnapOptions,
+}
+
+/// The id of an image, where that names it as well.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct ImageIdOption {
+    /// The image by its id instead of its name; it may be in the trash
+    #[arg(long, value_name = "ID")]
+    image_id: Option<String>,
+}
+
+/// Why the command line names nothing that the command could work on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum UsageError {
+    #[error("{what} was not specified")]
+    Missing { what: &'static str },
+    #[error("'{spec}' names no {what}: expected {form}")]
+    Malformed { what: &'static str, form: &'static str, spec: String },
+    #[error("'{name}' cannot be the name of {what}: '/' and '@' separate names")]
+    Separator { what: &'static str, name: String },
+    #[error("snapshot '{snap}' is named, but the command is about whole images")]
+    SurplusSnapshot { snap: String },
+    #[error("the image is named by its name and by its id, {id}")]
+    NameAndId { id: String },
+    #[error("'{0}' is one argument too many")]
+    Surplus(String),
+}
+
+/// Whether a snapshot may be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Snap {
+    None,
+    Permitted,
+    Required,
+}
+
+/// Positional arguments, taken one by one: what an option names takes none of them.
+#[derive(Debug)]
+pub(crate) struct Positionals<'a>(slice::Iter<'a, String>);
+
+impl<'a> Positionals<'a> {
+    pub(crate) fn new(arguments: &'a [String]) -> Self {
+        Self(arguments.iter())
+    }
+
+    /// The next one, which has to be there.
+    pub(crate) fn required(&mut self, what: &'static str) -> Result<&'a str, Error> {
+        Ok(self.next().ok_or(UsageError::Missing { what })?)
+    }
+
+    pub(crate) fn next(&mut self) -> Option<&'a str> {
+        self.0.next().map(String::as_str)
+    }
+
+    /// Nothing is to follow.
+    pub(crate) fn end(mut self) -> Result<(), Error> {
+        match self.next() {
+            Some(surplus) => Err(UsageError::Surplus(surplus.to_owned()).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A pool and a namespace in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PoolSpec {
+    pub(crate) pool: String,
+    pub(crate) namespace: Option<String>,
+}
+
+impl PoolArgs {
+    pub(crate) fn resolve(&self) -> Result<PoolSpec, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.resolve(&mut names)?;
+        names.end()?;
+        Ok(found)
+    }
+}
+
+impl PoolOptions {
+    /// Ceph: `get_pool_and_namespace_names`.
+    pub(crate) fn resolve(&self, names: &mut Positionals<'_>) -> Result<PoolSpec, Error> {
+        let mut namespace = self.namespace.clone();
+        let pool = match (&self.pool, names) {
+            (Some(pool), _) => pool.clone(),
+            (None, names) => match names.next() {
+                None => DEFAULT_POOL.to_owned(),
+                Some(spec) => match spec.split_once('/') {
+                    None => spec.to_owned(),
+                    Some((pool, inside)) => {
+                        namespace = Some(inside.to_owned());
+                        pool.to_owned()
+                    }
+                },
+            },
+        };
+        check_name("pool", &pool)?;
+        namespace.as_deref().map_or(Ok(()), |name| check_name("namespace", name))?;
+        Ok(PoolSpec { pool, namespace: namespace.filter(|name| !name.is_empty()) })
+    }
+}
+
+impl PoolNameArgs {
+    pub(crate) fn resolve(&self) -> Result<String, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let pool = self.pool.as_deref().or_else(|| names.next()).unwrap_or(DEFAULT_POOL);
+        names.end()?;
+        check_name("pool", pool)?;
+        Ok(pool.to_owned())
+    }
+}
+
+impl ImageArgs {
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.resolve(&mut names, overrides)?;
+        names.end()?;
+        Ok(found)
+    }
+
+    /// The same, or the image that has an id.
+    pub(crate) fn resolve_or_id(&self, id: &ImageIdOption, overrides: &Overrides) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.parts().resolve_or_id(id, &mut names, Snap::None, overrides)?;
+        names.end()?;
+        Ok(found)
+    }
+}
+
+impl SnapArgs {
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.resolve(&mut names, Snap::Required, overrides)?;
+        names.end()?;
+        Ok(found)
+    }
+
+    /// The same, or the image that has an id; then a snapshot need not be named.
+    pub(crate) fn resolve_or_id(
+        &self,
+        id: &ImageIdOption,
+        snap: Snap,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.parts().resolve_or_id(id, &mut names, snap, overrides)?;
+        names.end()?;
+        Ok(found)
+    }
+}
+
+impl ImageOrSnapArgs {
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<Target, Error> {
+        self.resolve_or_id(&ImageIdOption::default(), overrides)
+    }
+
+    /// The same, or the image that has an id.
+    pub(crate) fn resolve_or_id(&self, id: &ImageIdOption, overrides: &Overrides) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let found = self.options.parts().resolve_or_id(id, &mut names, Snap::Permitted, overrides)?;
+        names.end()?;
+        Ok(found)
+    }
+}
+
+impl ImageOptions {
+    /// An image, from the options and as many of `names` as needed.
+    pub(crate) fn resolve(
+        &self,
+        names: &mut Positionals<'_>,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        self.parts().resolve("image name", names, Snap::None, overrides)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            pool: self.pool.pool.as_deref(),
+            namespace: self.pool.namespace.as_deref(),
+            image: self.image.as_deref(),
+            snap: None,
+        }
+    }
+}
+
+impl SnapOptions {
+    /// An image or a snapshot, from the options and as many of `names` as needed.
+    pub(crate) fn resolve(
+        &self,
+        names: &mut Positionals<'_>,
+        snap: Snap,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        self.parts().resolve("image name", names, snap, overrides)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts { snap: self.snap.as_deref(), ..self.image.parts() }
+    }
+}
+
+impl DestOptions {
+    /// An image that may be new, from the options and as many of `names` as needed. What is not named of its
+    /// pool is the default, not the source's.
+    pub(crate) fn resolve(
+        &self,
+        names: &mut Positionals<'_>,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        self.parts().resolve("destination image name", names, Snap::None, overrides)?.checked()
+    }
+
+    /// The same, called as `source` is if it has no name.
+    pub(crate) fn resolve_or(
+        &self,
+        names: &mut Positionals<'_>,
+        source: &str,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        if self.dest.is_none() && names.0.as_slice().is_empty() {
+            Parts { image: Some(source), ..self.parts() }
+                .resolve("destination image name", names, Snap::None, overrides)?
+                .checked()
+        } else {
+            self.resolve(names, overrides)
+        }
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            pool: self.dest_pool.as_deref(),
+            namespace: self.dest_namespace.as_deref(),
+            image: self.dest.as_deref(),
+            snap: None,
+        }
+    }
+}
+
+impl DestSnapOptions {
+    /// A snapshot that may be new, from the options and as many of `names` as needed.
+    pub(crate) fn resolve(
+        &self,
+        names: &mut Positionals<'_>,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        Parts { snap: self.dest_snap.as_deref(), ..self.image.parts() }
+            .resolve("destination image name", names, Snap::Required, overrides)?
+            .checked()
+    }
+}
+
+/// What options name of an image.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts<'a> {
+    pool: Option<&'a str>,
+    namespace: Option<&'a str>,
+    image: Option<&'a str>,
+    snap: Option<&'a str>,
+}
+
+impl Parts<'_> {
+    fn resolve(
+        self,
+        what: &'static str,
+        names: &mut Positionals<'_>,
+        snap: Snap,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        let spec = match self.image {
+            Some(image) => image,
+            None => names.required(what)?,
+        };
+        if QemuRbd::is_qemu_name(spec) {
+            let target = Target::parse(spec, overrides)?;
+            check_snap(target.spec.snapshot.as_deref(), snap)?;
+            return Ok(target);
+        }
+        let mut found = parse(spec)?;
+        // What the spec says goes before the options.
+        found.pool = found.pool.or(self.pool);
+        found.namespace = found.namespace.or(self.namespace).filter(|name| !name.is_empty());
+        found.snap = found.snap.or(self.snap);
+        check_snap(found.snap, snap)?;
+        found.namespace.map_or(Ok(()), |name| check_name("a namespace", name))?;
+        let spec = ImageSpec {
+            pool: found.pool.unwrap_or(DEFAULT_POOL).to_owned(),
+            namespace: found.namespace.map(str::to_owned),
+            image: found.image.unwrap_or_default().to_owned(),
+            snapshot: found.snap.map(str::to_owned),
+        };
+        Ok(Target { name: spec.to_string(), spec, by_id: false, overrides: overrides.clone() })
+    }
+
+    fn resolve_or_id(
+        self,
+        id: &ImageIdOption,
+        names: &mut Positionals<'_>,
+        snap: Snap,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        let Some(id) = &id.image_id else { return self.resolve("image name", names, snap, overrides) };
+        if self.image.is_some() || names.next().is_some() {
+            return Err(UsageError::NameAndId { id: id.clone() }.into());
+        }
+        let target = Parts { image: Some(id), ..self }.resolve("image id", names, snap, overrides)?;
+        Ok(Target { by_id: true, ..target })
+    }
+}
+
+fn check_snap(name: Option<&str>, snap: Snap) -> Result<(), UsageError> {
+    match (name, snap) {
+        (Some(name), Snap::None) => Err(UsageError::SurplusSnapshot { snap: name.to_owned() }),
+        (None, Snap::Required) => Err(UsageError::Missing { what: "snapshot name" }),
+        _ => Ok(()),
+    }
+}
+
+/// Splits `[POOL/[NAMESPACE/]]IMAGE[@SNAP]`. Ceph: `extract_spec`, with `SPEC_VALIDATION_NONE`: names that cannot
+/// be given any more may exist, and can be used.
+fn parse(spec: &str) -> Result<Parts<'_>, UsageError> {
+    let malformed = || UsageError::Malformed {
+        what: "image",
+        form: "[POOL/[NAMESPACE/]]IMAGE[@SNAP]",
+        spec: spec.to_owned(),
+    };
+    let (path, snap) = match spec.split_once('@') {
+        Some((path, snap)) => (path, Some(snap)),
+        None => (spec, None),
+    };
+    let mut parts = path.splitn(3, '/');
+    let found = match (parts.next(), parts.next(), parts.next()) {
+        (image, None, _) => Parts { image, ..Parts::default() },
+        (pool, image, None) => Parts { pool, image, ..Parts::default() },
+        (pool, namespace, image) => Parts { pool, namespace, image, snap: None },
+    };
+    let found = Parts { snap, ..found };
+    let empty = [found.pool, found.namespace, found.image, found.snap].contains(&Some(""));
+    if empty { Err(malformed()) } else { Ok(found) }
+}
+
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), UsageError> {
+    if name.contains(['/', '@']) {
+        return Err(UsageError::Separator { what, name: name.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pool: &str, namespace: &str, image: &str, snap: &str) -> SnapOptions {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        SnapOptions {
+            image: ImageOptions {
+                pool: PoolOptions { pool: given(pool), namespace: given(namespace) },
+                image: given(image),
+            },
+            snap: given(snap),
+        }
+    }
+
+    fn resolve(options: &SnapOptions, names: &[&str], snap: Snap) -> Result<String, Error> {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut names = Positionals::new(&names);
+        let target = options.resolve(&mut names, snap, &Overrides::default())?;
+        names.end()?;
+        Ok(target.spec.to_string())
+    }
+
+    #[test]
+    fn parts_come_from_the_spec_or_from_options() {
+        for (options, spec, found) in [
+            (options("", "", "", ""), "i", "rbd/i"),
+            (options("", "", "", ""), "p/n/i@s", "p/n/i@s"),
+            (options("p", "", "", ""), "i@s", "p/i@s"),
+            (options("p", "n", "", "s"), "i", "p/n/i@s"),
+            (options("p", "", "", ""), "q/i", "q/i"),
+        ] {
+            assert_eq!(resolve(&options, &[spec], Snap::Permitted).unwrap(), found);
+        }
+        assert_eq!(resolve(&options("p", "n", "i", "s"), &[], Snap::Required).unwrap(), "p/n/i@s");
+        assert_eq!(resolve(&options("", "", "p/i@s", ""), &[], Snap::Required).unwrap(), "p/i@s");
+    }
+
+    #[test]
+    fn what_an_option_names_takes_no_positional_argument() {
+        let error = resolve(&options("", "", "i", ""), &["j"], Snap::None).unwrap_err();
+        assert_eq!(error.to_string(), "'j' is one argument too many");
+        let names = ["a".to_owned(), "b".to_owned()];
+        let mut names = Positionals::new(&names);
+        let source = ImageOptions::default().resolve(&mut names, &Overrides::default()).unwrap();
+        let dest = DestOptions::default().resolve(&mut names, &Overrides::default()).unwrap();
+        assert_eq!((source.name.as_str(), dest.name.as_str()), ("rbd/a", "rbd/b"));
+    }
+
+    #[test]
+    fn snapshots_are_named_where_they_belong() {
+        let none = SnapOptions::default();
+        for (spec, snap) in [("i@s", Snap::None), ("i", Snap::Required), ("", Snap::Permitted)] {
+            assert!(resolve(&none, &[spec], snap).is_err(), "{spec} {snap:?}");
+        }
+        assert!(resolve(&none, &[], Snap::Permitted).unwrap_err().to_string().contains("image name"));
+    }
+
+    #[test]
+    fn specs_with_empty_parts_are_refused() {
+        for spec in ["", "/", "/i", "p/", "p//i", "p/n/", "@s", "i@", "p/@s"] {
+            assert!(parse(spec).is_err(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn names_with_separators_can_be_used_but_not_be_given() {
+        let none = SnapOptions::default();
+        assert_eq!(resolve(&none, &["p/n/a/b@s@t"], Snap::Permitted).unwrap(), "p/n/a/b@s@t");
+        let names = ["p/n/a/b".to_owned()];
+        let refused =
+            DestOptions::default().resolve(&mut Positionals::new(&names), &Overrides::default()).unwrap_err();
+        assert!(refused.to_string().contains("'a/b' cannot be the name of an image"), "{refused}");
+    }
+
+    #[test]
+    fn a_pool_may_come_with_a_namespace() {
+        let args = |spec: Option<&str>, pool: &str| PoolArgs {
+            spec: spec.map(str::to_owned),
+            options: options(pool, "", "", "").image.pool,
+        };
+        let found = |pool: &str, namespace: Option<&str>| PoolSpec {
+            pool: pool.to_owned(),
+            namespace: namespace.map(str::to_owned),
+        };
+        assert_eq!(args(Some("p/n"), "").resolve().unwrap(), found("p", Some("n")));
+        assert_eq!(args(None, "p").resolve().unwrap(), found("p", None));
+        assert_eq!(args(None, "").resolve().unwrap(), found("rbd", None));
+        assert!(args(Some("p/n/x"), "").resolve().is_err());
+        assert!(args(Some("p"), "q").resolve().is_err());
+    }
+}
