@@ -7,6 +7,8 @@
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod children;
 #[allow(dead_code, reason = "operations to come")]
+pub(crate) mod create;
+#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod directory;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod namespaces;

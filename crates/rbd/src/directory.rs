@@ -1,7 +1,7 @@
 //! Which images a pool and namespace have. Ceph: `rbd_directory` in `src/include/rbd_types.h`.
 
 use ceph_codec::SnapId;
-use rados::{Errno, OpError};
+use rados::{Errno, OpError, Operation, SnapContext};
 
 use crate::cls::{self, Call};
 use crate::names::{DIRECTORY, TRASH};
@@ -67,4 +67,21 @@ pub(crate) async fn call<S: ObjectStore, T: ceph_codec::Decode>(
 ) -> Result<T, OpError> {
     let (operation, slot) = call.alone();
     slot.get(&store.read(object, operation, SnapId::HEAD).await?)
+}
+
+/// Changes an object that has no snapshots.
+pub(crate) async fn change<S: ObjectStore>(
+    store: &S,
+    object: &str,
+    operation: Operation,
+) -> Result<(), OpError> {
+    store.write(object, operation, &SnapContext::default()).await.map(drop)
+}
+
+/// Removes an object that has no snapshots, if there is one.
+pub(crate) async fn remove<S: ObjectStore>(store: &S, object: &str) -> Result<(), OpError> {
+    match change(store, object, Operation::new().delete().full_try()).await {
+        Err(error) if error.is(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
 }

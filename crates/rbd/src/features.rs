@@ -54,6 +54,12 @@ macro_rules! bits {
                 self.0 == 0
             }
 
+            /// The bit of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::NAMES.iter().find(|(_, known)| *known == name).map(|(bit, _)| Self(*bit))
+            }
+
             /// Names of the known bits that are set, as `rbd info` prints them and in its order.
             pub fn names(self) -> impl Iterator<Item = &'static str> {
                 Self::NAMES.iter().filter(move |(bit, _)| self.0 & bit != 0).map(|(_, name)| *name)

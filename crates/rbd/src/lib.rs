@@ -1,6 +1,8 @@
 //! RBD images on any object store: layout, snapshots, exclusive lock, object map, I/O.
 
 mod cls;
+mod config;
+mod create;
 mod diff;
 mod directory;
 mod error;
@@ -11,13 +13,21 @@ mod layout;
 mod lock;
 mod mem_store;
 mod names;
+mod namespaces;
 mod object_map;
 mod operations;
+mod pool;
 mod rados_store;
 mod store;
+mod trash;
 mod watcher;
 
 pub use cls::SnapshotNamespace;
+pub use config::{
+    Config, ConfigError, ConfigOption, ConfigSource, check_image_option, list_image_config, list_pool_config,
+    pool_config, remove_pool_config, set_pool_config,
+};
+pub use create::{CreateError, CreateOptions, create_image};
 pub use diff::{DiffExtent, DiffOptions};
 pub use directory::{DirectoryEntry, list_images};
 pub use error::{ImageError, OpenError};
@@ -30,9 +40,15 @@ pub use image::{
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{LockError, LockOwner};
 pub use mem_store::{MemStore, NewImage};
+pub use namespaces::{
+    NamespaceError, check_remove_namespace, create_namespace, list_namespaces, namespace_exists,
+    remove_namespace,
+};
 pub use object_map::ObjectMapError;
 pub use operations::{OperationError, Progress};
+pub use pool::{ImageStats, PoolStats, init_pool, pool_stats};
 pub use store::ObjectStore;
+pub use trash::{TrashEntry, TrashSource, TrashState, list_trash};
 pub use watcher::{ClientId, NotifyMessage, NotifyOp};
 
 /// Decodes what an object class returns, the kind of it in the first byte. For fuzzing: whatever the bytes, it

@@ -4,6 +4,12 @@
 pub(crate) const DIRECTORY: &str = "rbd_directory";
 /// Lists the images that were moved to the trash.
 pub(crate) const TRASH: &str = "rbd_trash";
+/// Tells which images of a pool are clones of version 1, and of what.
+pub(crate) const CHILDREN: &str = "rbd_children";
+/// Lists the namespaces of a pool.
+pub(crate) const NAMESPACES: &str = "rbd_namespace";
+/// Tells that a pool can hold images, and keeps its configuration.
+pub(crate) const POOL_INFO: &str = "rbd_info";
 /// Tells which images of a pool and namespace are mirrored.
 pub(crate) const MIRRORING: &str = "rbd_mirroring";
 

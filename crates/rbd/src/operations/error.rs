@@ -4,7 +4,7 @@ use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
-use crate::{ImageError, OpenError};
+use crate::{ConfigError, CreateError, ImageError, NamespaceError, OpenError};
 
 /// Why an operation on an image failed.
 #[derive(Debug, Clone, Error)]
@@ -30,6 +30,15 @@ pub enum OperationError {
         /// The snapshot to end at.
         to: SnapId,
     },
+    /// An image cannot be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// A namespace cannot be made or removed.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// An option cannot be set.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The cluster did not carry out a step.
     #[error("could not {doing}")]
     Op {
@@ -49,6 +58,9 @@ impl OperationError {
             Self::Open(error) => error.errno(),
             Self::NoSnapshot { .. } => Errno::ENOENT,
             Self::SnapshotOrder { .. } => Errno::EINVAL,
+            Self::Create(error) => error.errno(),
+            Self::Namespace(error) => error.errno(),
+            Self::Config(error) => error.errno(),
             Self::Op { source, .. } => source.errno(),
         }
     }
@@ -58,6 +70,8 @@ impl OperationError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Open(error) => error.help(),
+            Self::Create(error) => error.help(),
+            Self::Namespace(error) => error.help(),
             _ => None,
         }
     }

@@ -10,6 +10,11 @@ mod error;
 
 pub use error::OperationError;
 
+/// Makes the error of a step that the cluster did not carry out.
+pub(crate) fn failed(doing: &'static str) -> impl Fn(rados::OpError) -> OperationError + Copy {
+    move |source| OperationError::Op { doing, source }
+}
+
 /// Hears how far a long operation has come.
 ///
 /// Ceph: `ProgressContext` in `src/include/rbd/librbd.hpp`.
