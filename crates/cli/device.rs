@@ -45,14 +45,36 @@ impl Device {
         self.image.close().await;
     }
 
-    fn failed(&self, doing: &'static str, offset: u64, error: &ImageError) -> DeviceError {
+    fn failed(&self, doing: Doing, offset: u64, error: &ImageError) -> DeviceError {
         let message = format!("{}: {}", self.name, sentence(error));
         if self.complaints.may_complain() {
-            warn!(doing, offset, message, "request failed");
+            warn!(doing = doing.0, offset, message, "request failed");
         } else {
-            debug!(doing, offset, message, "request failed");
+            debug!(doing = doing.0, offset, message, "request failed");
         }
-        DeviceError::new(error_kind(error), message)
+        DeviceError::new(error_kind(doing, error), message)
+    }
+}
+
+/// What a client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Doing(&'static str);
+
+impl Doing {
+    const READ: Self = Self("read");
+    const WRITE: Self = Self("write");
+    const DISCARD: Self = Self("discard");
+    const WRITE_ZEROES: Self = Self("write zeroes");
+    const BLOCK_STATUS: Self = Self("block status");
+
+    /// "A server SHOULD return NBD_ENOSPC if it receives a write request including one or more sectors beyond the
+    /// size of the device. It also SHOULD map the EDQUOT and EFBIG errors to NBD_ENOSPC. It SHOULD return NBD_EINVAL
+    /// if it receives a read or trim request including one or more sectors beyond the size of the device."
+    const fn past_the_end(self) -> ErrorKind {
+        match self {
+            Self::WRITE | Self::WRITE_ZEROES => ErrorKind::NoSpace,
+            _ => ErrorKind::Invalid,
+        }
     }
 }
 
@@ -75,13 +97,13 @@ impl BlockDevice for Device {
     async fn read(&self, offset: u64, len: u32) -> Result<ReadData, DeviceError> {
         match self.image.read(offset, len.into()).await {
             Ok(data) => Ok(data.into_iter().map(segment).collect()),
-            Err(error) => Err(self.failed("read", offset, &error)),
+            Err(error) => Err(self.failed(Doing::READ, offset, &error)),
         }
     }
 
     /// What OSDs acknowledge is durable, so `fua` asks for nothing more; the same goes for the others.
     async fn write(&self, offset: u64, data: Bytes, _fua: bool) -> Result<(), DeviceError> {
-        self.image.write(offset, data).await.map_err(|error| self.failed("write", offset, &error))
+        self.image.write(offset, data).await.map_err(|error| self.failed(Doing::WRITE, offset, &error))
     }
 
     /// A flush is about the writes that were answered, and those are durable. Waiting for those under way would
@@ -92,7 +114,7 @@ impl BlockDevice for Device {
 
     async fn trim(&self, offset: u64, len: u64, _fua: bool) -> Result<(), DeviceError> {
         self.follow_config();
-        self.image.discard(offset, len).await.map_err(|error| self.failed("discard", offset, &error))
+        self.image.discard(offset, len).await.map_err(|error| self.failed(Doing::DISCARD, offset, &error))
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<(), DeviceError> {
@@ -106,7 +128,7 @@ impl BlockDevice for Device {
         self.image
             .write_zeroes(offset, len, flags.may_unmap)
             .await
-            .map_err(|error| self.failed("write zeroes", offset, &error))
+            .map_err(|error| self.failed(Doing::WRITE_ZEROES, offset, &error))
     }
 
     async fn block_status(
@@ -119,7 +141,7 @@ impl BlockDevice for Device {
             Ok(extents) => {
                 Ok(extents.into_iter().map(|e| Extent { len: e.len, hole: e.hole, zero: e.hole }).collect())
             }
-            Err(error) => Err(self.failed("block status", offset, &error)),
+            Err(error) => Err(self.failed(Doing::BLOCK_STATUS, offset, &error)),
         }
     }
 }
@@ -150,10 +172,11 @@ fn segment(segment: rbd::Segment) -> Segment {
 
 /// What a client is told. A client can do nothing about most failures, and calls them I/O errors; it should try
 /// another connection only if this server is at its end.
-fn error_kind(error: &ImageError) -> ErrorKind {
+fn error_kind(doing: Doing, error: &ImageError) -> ErrorKind {
     match error {
         ImageError::ReadOnly => ErrorKind::NotPermitted,
-        ImageError::OutOfRange { .. } => ErrorKind::Invalid,
+        // The image has shrunk since the client was told its size.
+        ImageError::OutOfRange { .. } => doing.past_the_end(),
         ImageError::Closed | ImageError::Lock(LockError::Blocklisted | LockError::GivenUp) => {
             ErrorKind::Shutdown
         }
@@ -222,7 +245,21 @@ mod tests {
                 ErrorKind::Shutdown,
             ),
         ] {
-            assert_eq!(error_kind(&error), kind, "{error:?}");
+            assert_eq!(error_kind(Doing::READ, &error), kind, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_an_image_that_has_shrunk_has_no_space_for_writes_and_is_invalid_for_the_rest() {
+        let error = ImageError::OutOfRange { offset: 8, len: 1, size: 8 };
+        for (doing, kind) in [
+            (Doing::READ, ErrorKind::Invalid),
+            (Doing::WRITE, ErrorKind::NoSpace),
+            (Doing::WRITE_ZEROES, ErrorKind::NoSpace),
+            (Doing::DISCARD, ErrorKind::Invalid),
+            (Doing::BLOCK_STATUS, ErrorKind::Invalid),
+        ] {
+            assert_eq!(error_kind(doing, &error), kind, "{doing:?}");
         }
     }
 

@@ -13,6 +13,10 @@ use crate::wire::{Errno, MAX_PAYLOAD};
 /// a method only with a range inside of [`size`](DeviceInfo::size), aligned to the minimum block size, not empty,
 /// and calls those that change something only if the device is not read-only.
 ///
+/// **Size.** A connection keeps the size that it was told at its beginning; the next one is told the new size. A
+/// device that has shrunk meanwhile refuses what reaches past its end: writes with [`ErrorKind::NoSpace`], all
+/// else with [`ErrorKind::Invalid`], as the protocol wants it.
+///
 /// **Durability.** A write (trim, write of zeroes) may be acknowledged, that is its future may resolve, before the data
 /// is durable, except with `fua`. [`flush`](Self::flush) must not resolve before everything that was acknowledged
 /// before the call, through whichever connection, is durable.
@@ -20,7 +24,7 @@ use crate::wire::{Errno, MAX_PAYLOAD};
 /// **Cancellation.** The futures are dropped unfinished only when the connection broke: nobody waits for the answer.
 /// Requests in flight may then have happened or not.
 pub trait BlockDevice: Send + Sync + 'static {
-    /// Size and abilities. Asked once per connection; what is told to a client does not change under it.
+    /// Size and abilities. Asked whenever a client asks; what a connection began with does not change under it.
     fn info(&self) -> DeviceInfo;
 
     /// Reads `len` bytes (at most [`MAX_PAYLOAD`]) at `offset`.

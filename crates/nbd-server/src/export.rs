@@ -16,7 +16,8 @@ pub trait Exports: Send + Sync + 'static {
     /// Opens the export called `name`.
     ///
     /// The empty name asks for the default export; by convention that is the only one, if there is only one.
-    /// Also called for clients that only ask for information: what is returned is then dropped.
+    /// Called for each option of a client that names an export, whether it is then used or only asked about: what
+    /// is returned for all but the last is dropped, and its size is what the client is told.
     fn open(&self, name: &str) -> impl Future<Output = Result<Opened<Self::Export>, ExportError>> + Send;
 
     /// All exports that clients may know of.

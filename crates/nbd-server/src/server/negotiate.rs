@@ -73,8 +73,6 @@ where
 {
     let mut handshake = Handshake::new();
     let mut received = BytesMut::with_capacity(1024);
-    // Clients ask about the same export several times (INFO, SET_META_CONTEXT, GO): it is opened once.
-    let mut last: Option<(String, Opened<X::Export>)> = None;
     loop {
         let event = handshake.poll_event();
         match &event {
@@ -83,10 +81,8 @@ where
                 handshake.answer_list(list.as_deref());
             }
             Ok(Some(Event::Open { name })) => {
-                let opened = match last.take() {
-                    Some((last, opened)) if last == *name => Ok(opened),
-                    _ => exports.open(name).await,
-                };
+                // Each time anew: between INFO and GO the size may have changed.
+                let opened = exports.open(name).await;
                 let answer = opened.as_ref().map(|opened| (opened.name.as_str(), &opened.info));
                 let session = handshake.answer_open(answer)?;
                 debug!(name, accepted = opened.is_ok(), "client asks for an export");
@@ -96,7 +92,6 @@ where
                     let leftover = handshake.into_leftover();
                     return Ok(opened.ok().map(|export| Negotiated { export, session, leftover }));
                 }
-                last = opened.ok().map(|opened| (name.clone(), opened));
             }
             Ok(Some(Event::Aborted) | None) | Err(_) => {}
         }
