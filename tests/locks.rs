@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Image, MIB, Server, json, qemu_io, start, wait_until};
+use common::{Cluster, Image, MIB, Server, json, program, qemu_io, run, start, wait_until};
 use serde_json::{Value, json as value};
 
 /// Maintenance by `rbd` has to be granted by the owner, not to wait for its end.
@@ -183,11 +183,13 @@ fn after_a_kill_the_next_server_takes_over_and_the_object_map_is_true() {
         server.kill();
         drop(writer);
 
+        let dead = locks(cluster, &image)[0]["address"].as_str().unwrap().to_owned();
         let began = Instant::now();
         let server = Server::serve(cluster, &[&image.spec]);
         server.qemu_io(&image.spec, &[&format!("read -P 1{round} 1M 1M"), "write -P 3 0 4k"]);
-        // An abandoned watch lasts 30 s; librbd waits for that too.
-        assert!(began.elapsed() < Duration::from_secs(45), "{:?}", began.elapsed());
+        // An abandoned watch lasts 30 s, and librbd waits for that.
+        assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+        assert!(blocklist(cluster).contains(&dead), "what it still sends must not arrive");
         server.stop();
         cluster.assert_object_map_is_correct(&image.spec);
         let digests: Vec<_> = [0; 2].iter().map(|_| cluster.librbd_digest(&image.spec)).collect();
@@ -228,4 +230,94 @@ fn an_image_without_exclusive_lock_is_never_locked() {
     server.qemu_io(&image.spec, &["write -P 1 0 1M", "read -P 1 0 1M"]);
     assert_eq!(locks(cluster, &image), value!([]));
     assert_eq!(watchers(cluster, &image).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_predecessor_that_is_merely_stopped_is_waited_for() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    let stopped = Server::serve(cluster, &[&image.spec]);
+    stopped.qemu_io(&image.spec, &["write -P 1 0 1M"]);
+    let address = locks(cluster, &image)[0]["address"].as_str().unwrap().to_owned();
+    run(&format!("kill -STOP {}", stopped.pid()));
+    let next = Server::serve(cluster, &[&image.spec]);
+    let mut write = start(&format!("qemu-io -f raw -c 'write -P 2 0 1M' '{}'", next.uri(&image.spec)));
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(write.is_running() && !blocklist(cluster).contains(&address), "it may be alive");
+    run(&format!("kill -CONT {}", stopped.pid()));
+    write.finish_within(Duration::from_secs(30)).success();
+    assert!(!blocklist(cluster).contains(&address));
+    stopped.qemu_io(&image.spec, &["read -P 2 0 1M", "write -P 3 0 1M"]);
+    stopped.stop();
+    next.stop();
+}
+
+#[test]
+fn a_server_without_the_proof_waits_until_the_cluster_takes_its_predecessor_for_dead() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    let server = Server::serve(cluster, &[&image.spec]);
+    server.qemu_io(&image.spec, &["write -P 1 0 1M"]);
+    server.kill();
+    let began = Instant::now();
+    let elsewhere = cluster.file("state of another host");
+    let server = Server::serve(cluster, &[&image.spec, "--state-dir", &elsewhere]);
+    server.qemu_io(&image.spec, &["write -P 3 0 4k"]);
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_secs(10) && waited < Duration::from_secs(60), "{waited:?}");
+    server.stop();
+}
+
+#[test]
+fn an_exclusive_server_has_the_lock_from_the_start_and_keeps_it() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    let before = blocklist(cluster);
+    let owner = Server::serve(cluster, &[&image.spec, "--exclusive"]);
+    let lock = locks(cluster, &image)[0].clone();
+    let told = [lock["locker"].as_str().unwrap(), lock["address"].as_str().unwrap()];
+    let command = format!("rbd lock rm {image} \"{}\" {}", lock["id"].as_str().unwrap(), told[0]);
+
+    // A second one does not start.
+    let second = program()
+        .args(["serve", "--exclusive", &image.spec, "--id", "qemu", "--conf", &cluster.conf()])
+        .args(["--socket", &cluster.file("second.sock")])
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    let printed = String::from_utf8(second.stderr).unwrap();
+    assert!(told.iter().all(|told| printed.contains(told)) && printed.contains(&command), "{printed}");
+
+    // One that would share reads, and is told what to do when it writes: not permitted, rather than invalid.
+    let other = Server::serve(cluster, &[&image.spec]);
+    other.qemu_io(&image.spec, &["read -P 0 0 1M"]);
+    let write = start(&format!("qemu-io -f raw -c 'write -P 2 0 1M' '{}' 2>&1", other.uri(&image.spec)));
+    let write = write.finish_within(Duration::from_secs(30));
+    assert!(write.stdout.contains("Operation not permitted"), "{write}");
+    assert!(other.printed().contains(&command), "{}", other.printed());
+
+    // librbd is refused as by itself.
+    let librbd = start(&format!("qemu-io -f raw -c 'write -P 2 0 1M' '{}' 2>&1", cluster.qemu(&image.spec)));
+    let librbd = librbd.finish_within(Duration::from_secs(30));
+    assert!(librbd.stdout.contains("Read-only file system"), "{librbd}");
+
+    owner.qemu_io(&image.spec, &["write -P 1 0 1M", "read -P 1 0 1M"]);
+    owner.stop();
+    other.qemu_io(&image.spec, &["write -P 2 0 1M"]);
+    other.stop();
+    assert_eq!(blocklist(cluster), before);
+    cluster.assert_object_map_is_correct(&image.spec);
+}
+
+#[test]
+fn an_exclusive_server_takes_the_lock_from_one_that_shares() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    let sharing = Server::serve(cluster, &[&image.spec]);
+    sharing.qemu_io(&image.spec, &["write -P 1 0 1M"]);
+    let owner = Server::serve(cluster, &[&image.spec, "--exclusive"]);
+    owner.qemu_io(&image.spec, &["read -P 1 0 1M", "write -P 2 0 1M"]);
+    owner.stop();
+    sharing.qemu_io(&image.spec, &["read -P 2 0 1M", "write -P 3 0 1M"]);
+    sharing.stop();
 }

@@ -79,7 +79,8 @@ impl Cluster {
         change: impl AsyncFnOnce(&Image<IoCtx>) -> Result<T, OperationError>,
     ) -> Result<T, Error> {
         let cluster = Self::connect(&target.overrides).await?;
-        let image = cluster.open(&target.whole_image(), false).await?;
+        let whole = target.whole_image();
+        let image = cluster.open(&whole, whole.open_options(false)).await?;
         let outcome = change(&image).await;
         // Also after a failure: the lock is given back, and nobody waits for a watch that is gone.
         image.close().await;
@@ -95,9 +96,8 @@ impl Cluster {
             .map_err(|source| cluster.open_error(&target.spec, source))
     }
 
-    pub(crate) async fn open(&self, target: &Target, read_only: bool) -> Result<Image<IoCtx>, Error> {
+    pub(crate) async fn open(&self, target: &Target, options: OpenOptions) -> Result<Image<IoCtx>, Error> {
         let pool = self.pool(&target.spec).await?;
-        let options: OpenOptions = target.open_options(read_only);
         Image::open(pool, options).await.map_err(|source| self.open_error(&target.spec, source))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ceph_conf::{Config, ValueError};
@@ -14,6 +14,9 @@ use tracing::{debug, warn};
 
 use crate::report::sentence;
 use crate::text;
+
+/// How long a client waits for news of the image's size.
+const REFRESH_LIMIT: Duration = Duration::from_secs(5);
 
 /// An open image, served to NBD clients.
 #[derive(Debug)]
@@ -40,19 +43,39 @@ impl Device {
         }
     }
 
+    /// Looks at the image again if nobody tells of changes: its size is about to be told to a client.
+    pub(crate) async fn refresh(&self) {
+        match tokio::time::timeout(REFRESH_LIMIT, self.image.refresh()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(name = self.name, "{}; its size as last seen counts", sentence(&error)),
+            Err(_) => warn!(name = self.name, "the cluster does not answer; the size as last seen counts"),
+        }
+    }
+
     /// Finishes what is under way, gives the exclusive lock back and stops watching.
     pub(crate) async fn close(&self) {
         self.image.close().await;
     }
 
     fn failed(&self, doing: Doing, offset: u64, error: &ImageError) -> DeviceError {
-        let message = format!("{}: {}", self.name, sentence(error));
+        let message = self.explain(error);
         if self.complaints.may_complain() {
             warn!(doing = doing.0, offset, message, "request failed");
         } else {
             debug!(doing = doing.0, offset, message, "request failed");
         }
         DeviceError::new(error_kind(doing, error), message)
+    }
+
+    fn explain(&self, error: &ImageError) -> String {
+        let what = format!("{}: {}", self.name, sentence(error));
+        match error {
+            ImageError::Lock(source) => match source.help(&self.name) {
+                Some(help) => format!("{what}; {help}"),
+                None => what,
+            },
+            _ => what,
+        }
     }
 }
 
@@ -70,7 +93,7 @@ impl Doing {
     /// "A server SHOULD return NBD_ENOSPC if it receives a write request including one or more sectors beyond the
     /// size of the device. It also SHOULD map the EDQUOT and EFBIG errors to NBD_ENOSPC. It SHOULD return NBD_EINVAL
     /// if it receives a read or trim request including one or more sectors beyond the size of the device."
-    const fn past_the_end(self) -> ErrorKind {
+    fn past_the_end(self) -> ErrorKind {
         match self {
             Self::WRITE | Self::WRITE_ZEROES => ErrorKind::NoSpace,
             _ => ErrorKind::Invalid,

@@ -6,7 +6,7 @@
 //!  serve                exports, shards, sockets, signals     device    an image as a block device
 //!  info, ls, snap, ...  the commands of `rbd`, one file each  text      sizes, dates, tables
 //!  output, progress     results; how far long work has come   report    errors as one sentence and advice
-//!                                                             log       the rest, to standard error
+//!  predecessors         proof that a server is dead           log       the rest, to standard error
 //! ```
 
 mod args;
@@ -17,6 +17,7 @@ mod info;
 mod log;
 mod ls;
 mod output;
+mod predecessors;
 #[allow(dead_code, reason = "commands that change images come one by one")]
 mod progress;
 mod report;

@@ -166,6 +166,10 @@ fn open_help(spec: &ImageSpec, user: &str, error: &OpenError) -> Option<String> 
         OpenError::FormatV1 { .. } => format!("copy it to an image of format 2: `rbd cp {image} NEW`"),
         OpenError::Clone { .. } => format!("copy the parent's data into it: `rbd flatten {image}`"),
         OpenError::Feature { features, .. } => return feature_help(&image, *features),
+        OpenError::NoExclusiveLock { .. } => {
+            format!("leave out --exclusive, or: `rbd feature enable {image} exclusive-lock`")
+        }
+        OpenError::Lock { source, .. } => return source.help(&image.to_string()),
         OpenError::Op { source, .. } if denied(source) => caps_help(user, &spec.pool),
         other => return other.help(),
     })

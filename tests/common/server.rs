@@ -23,7 +23,9 @@ pub(crate) fn program() -> Command {
     let path = std::env::var_os("RBD_NBD_RS").unwrap_or_else(|| env!("CARGO_BIN_EXE_rbd-nbd-rs").into());
     let mut program = Command::new(path);
     // Nothing of the environment reaches a test that does not set it itself.
-    for name in ["CEPH_CONF", "CEPH_ARGS", "CEPH_KEYRING", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"] {
+    for name in
+        ["CEPH_CONF", "CEPH_ARGS", "CEPH_KEYRING", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "NOTIFY_SOCKET"]
+    {
         program.env_remove(name);
     }
     program
@@ -51,6 +53,7 @@ impl Server {
         let log = cluster.file(&format!("server{}.log", unique()));
         let file = File::create(&log).expect("the cluster's folder is writable");
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file can be shared")).stderr(file);
+        command.env("STATE_DIRECTORY", cluster.file("state"));
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let mut server = Self { child, socket: String::new(), log };
         let printed = wait_until(&format!("ready: {command:?}"), READY_LIMIT, || {

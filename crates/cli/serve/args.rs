@@ -40,6 +40,17 @@ pub(crate) struct ServeArgs {
     #[arg(short = 'r', long)]
     pub(crate) read_only: bool,
 
+    /// Take the exclusive lock at once and hand it over to nobody, as `rbd device map --exclusive`; fails if another
+    /// client has it and keeps it. Without, the lock goes to whoever asks for it. Snapshots need no lock.
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) exclusive: bool,
+
+    /// Leave here what lets the next server, after a crash of this one, take over the exclusive lock at once instead of
+    /// after half a minute. On a local file system [default: $STATE_DIRECTORY, $RUNTIME_DIRECTORY,
+    /// $XDG_STATE_HOME/rbd-nbd-rs, for root /var/lib/rbd-nbd-rs, else ~/.local/state/rbd-nbd-rs]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+
     /// Threads to spread the exports over [default: the smaller of the numbers of CPUs and exports]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) shards: Option<u16>,

@@ -83,15 +83,11 @@ impl Registry {
 impl Exports for Registry {
     type Export = Arc<Export>;
 
-    fn open(&self, name: &str) -> impl Future<Output = Result<Opened<Arc<Export>>, ExportError>> + Send {
-        future::ready(match self.find(name) {
-            Some(export) => Ok(Opened {
-                name: export.name.clone(),
-                info: export.device.info(),
-                export: Arc::clone(export),
-            }),
-            None => Err(ExportError::Unknown { name: name.to_owned() }),
-        })
+    async fn open(&self, name: &str) -> Result<Opened<Arc<Export>>, ExportError> {
+        let export = self.find(name).ok_or_else(|| ExportError::Unknown { name: name.to_owned() })?;
+        let device = Arc::clone(&export.device);
+        export.shard.run(async move { device.refresh().await }).await;
+        Ok(Opened { name: export.name.clone(), info: export.device.info(), export: Arc::clone(export) })
     }
 
     fn list(&self) -> impl Future<Output = Result<Vec<ExportInfo>, ExportError>> + Send {

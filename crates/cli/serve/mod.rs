@@ -31,7 +31,7 @@ use crate::target::Target;
 use args::ServeArgs;
 use exports::Registry;
 use listen::{Listener, Place};
-use shard::Shards;
+use shard::{OpenMode, Shards};
 use signals::Signals;
 
 /// Serves until told to stop.
@@ -67,7 +67,7 @@ async fn serve(args: &ServeArgs, targets: Vec<Target>, place: Place) -> Result<(
     let listener = Listener::bind(&place)?;
     let shards = Shards::start(args.shards.map(usize::from), targets.len())?;
     let exports = tokio::select! {
-        exports = shards.open(targets, args.read_only) => exports?,
+        exports = shards.open(targets, OpenMode::of(args)) => exports?,
         // Nothing was written yet, and the cluster notices within half a minute that nobody watches any more.
         () = signals.next() => return Ok(()),
     };

@@ -1,6 +1,7 @@
 //! Shards: event loops that share nothing, each with exports, a client instance and connections to OSDs of its own.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -8,13 +9,16 @@ use ceph_conf::Overrides;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream;
+use rbd::OpenOptions;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::ServeArgs;
 use super::exports::Export;
 use super::runtime;
 use crate::cluster::Cluster;
 use crate::device::Device;
+use crate::predecessors::{self, Predecessors};
 use crate::report::Error;
 use crate::target::Target;
 
@@ -72,13 +76,14 @@ impl Shards {
     }
 
     /// Opens all images, spread over the shards. Either all are open afterwards, or none is.
-    pub(super) async fn open(&self, targets: Vec<Target>, read_only: bool) -> Result<Vec<Export>, Error> {
+    pub(super) async fn open(&self, targets: Vec<Target>, mode: OpenMode) -> Result<Vec<Export>, Error> {
         let mut by_shard: Vec<Vec<(usize, Target)>> = vec![Vec::new(); self.shards.len()];
         for (number, target) in targets.into_iter().enumerate() {
             by_shard[number % self.shards.len()].push((number, target));
         }
+        let mode = &mode;
         let opening = self.shards.iter().zip(by_shard).map(|(shard, targets)| async move {
-            let opened = shard.run(open_all(targets, read_only)).await;
+            let opened = shard.run(open_all(targets, mode.clone())).await;
             opened.into_iter().map(|result| {
                 let (number, name, device, cluster) = result?;
                 Ok((number, Export { name, device: Arc::new(device), cluster, shard: shard.clone() }))
@@ -121,26 +126,63 @@ fn start_thread(number: usize) -> Result<(Handle, Thread), Error> {
     Ok((handle, Thread { stop: Some(stop), join: Some(join) }))
 }
 
+/// How the images are opened.
+#[derive(Debug, Clone)]
+pub(super) struct OpenMode {
+    read_only: bool,
+    exclusive: bool,
+    /// Where servers leave proofs of life.
+    state_directory: Option<PathBuf>,
+}
+
+impl OpenMode {
+    pub(super) fn of(args: &ServeArgs) -> Self {
+        let state_directory = args.state_dir.clone().or_else(predecessors::state_directory);
+        Self { read_only: args.read_only, exclusive: args.exclusive, state_directory }
+    }
+
+    fn options(&self, target: &Target, predecessors: Option<Arc<Predecessors>>) -> OpenOptions {
+        let mut options = target.open_options(self.read_only);
+        if self.exclusive && target.spec.snapshot.is_none() {
+            options = options.exclusive();
+        }
+        match predecessors {
+            Some(predecessors) => options.predecessors(predecessors),
+            None => options,
+        }
+    }
+
+    /// A client instance, and its proof of life if it may ever have a lock.
+    async fn connect(&self, overrides: &Overrides) -> Result<(Cluster, Option<Arc<Predecessors>>), Error> {
+        let cluster = Cluster::connect(overrides).await?;
+        let directory = self.state_directory.as_deref().filter(|_| !self.read_only);
+        let predecessors =
+            directory.and_then(|directory| Predecessors::register(directory, cluster.client()));
+        Ok((cluster, predecessors.map(Arc::new)))
+    }
+}
+
 /// Opens images, with one client instance for each cluster and user. Must run on the shard.
 async fn open_all(
     targets: Vec<(usize, Target)>,
-    read_only: bool,
+    mode: OpenMode,
 ) -> Vec<Result<(usize, String, Device, Cluster), Error>> {
-    let mut clusters: Vec<(Overrides, Cluster)> = Vec::new();
+    let mut clusters = Vec::new();
     let mut opening = Vec::new();
     for (number, target) in targets {
-        let cluster = match clusters.iter().find(|(overrides, _)| *overrides == target.overrides) {
-            Some((_, cluster)) => cluster.clone(),
-            None => match Cluster::connect(&target.overrides).await {
-                Ok(cluster) => {
-                    clusters.push((target.overrides.clone(), cluster.clone()));
-                    cluster
+        let (cluster, predecessors) = match clusters.iter().find(|(of, _)| *of == target.overrides) {
+            Some((_, connected)) => Clone::clone(connected),
+            None => match mode.connect(&target.overrides).await {
+                Ok(connected) => {
+                    clusters.push((target.overrides.clone(), connected.clone()));
+                    connected
                 }
                 Err(error) => return vec![Err(error)],
             },
         };
+        let options = mode.options(&target, predecessors);
         opening.push(async move {
-            let image = cluster.open(&target, read_only).await?;
+            let image = cluster.open(&target, options).await?;
             let device = Device::new(image, target.spec.to_string(), cluster.client().config());
             Ok((number, target.name, device, cluster))
         });

@@ -68,6 +68,22 @@ pub enum OpenError {
         /// Name or id of the image.
         image: String,
     },
+    /// The exclusive lock was asked for, and the image is none that has one.
+    #[error(
+        "image {image} cannot be locked exclusively: it lacks the feature exclusive-lock, or is read-only"
+    )]
+    NoExclusiveLock {
+        /// Name or id of the image.
+        image: String,
+    },
+    /// The exclusive lock was asked for, and could not be had.
+    #[error("cannot take the exclusive lock of image {image}")]
+    Lock {
+        /// Name or id of the image.
+        image: String,
+        /// Why.
+        source: LockError,
+    },
     /// The cluster refused an operation.
     #[error("cannot {action} of image {image}")]
     Op {
@@ -88,6 +104,8 @@ impl OpenError {
             Self::FormatV1 { image } => format!("copy it to a format 2 image: rbd cp {image} NEW"),
             Self::Feature { image, features, .. } => feature_help(image, *features)?,
             Self::Clone { image } => format!("copy the parent's data into it: rbd flatten {image}"),
+            Self::NoExclusiveLock { image } => format!("rbd feature enable {image} exclusive-lock"),
+            Self::Lock { image, source } => return source.help(image),
             Self::Op { source, .. } if source.is(Errno::EPERM) || source.is(Errno::EACCES) => {
                 "the user needs the caps: mon 'profile rbd' osd 'profile rbd pool=POOL'".to_owned()
             }
@@ -103,7 +121,8 @@ impl OpenError {
             Self::FormatV1 { .. } | Self::Clone { .. } => Errno::EOPNOTSUPP,
             Self::Feature { read_only: true, .. } => Errno::EOPNOTSUPP,
             Self::Feature { .. } => Errno::EROFS,
-            Self::Layout { .. } => Errno::EINVAL,
+            Self::Layout { .. } | Self::NoExclusiveLock { .. } => Errno::EINVAL,
+            Self::Lock { source, .. } => lock_errno(source),
             Self::SnapContext { .. } => Errno::EIO,
             Self::Op { source, .. } => source.errno(),
         }

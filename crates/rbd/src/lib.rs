@@ -38,7 +38,7 @@ pub use image::{
     ReadData, Segment, SegmentIter, SnapshotRef,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
-pub use lock::{LockError, LockOwner};
+pub use lock::{LockError, LockOwner, Predecessors};
 pub use mem_store::{MemStore, NewImage};
 pub use namespaces::{
     NamespaceError, check_remove_namespace, create_namespace, list_namespaces, namespace_exists,

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ceph_codec::SnapId;
 
-use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Snapshot};
+use crate::lock::LockOptions;
+use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, Snapshot};
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
 pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
@@ -54,11 +55,12 @@ pub enum SnapshotRef {
 }
 
 /// What to open, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct OpenOptions {
     pub(crate) image: ImageRef,
     pub(crate) snapshot: Option<SnapshotRef>,
     pub(crate) read_only: bool,
+    pub(crate) lock: LockOptions,
 }
 
 impl OpenOptions {
@@ -71,7 +73,7 @@ impl OpenOptions {
     /// An image, for reading and writing.
     #[must_use]
     pub fn new(image: ImageRef) -> Self {
-        Self { image, snapshot: None, read_only: false }
+        Self { image, snapshot: None, read_only: false, lock: LockOptions::default() }
     }
 
     /// A snapshot of the image instead of the image itself, for reading.
@@ -84,6 +86,25 @@ impl OpenOptions {
     #[must_use]
     pub fn read_only(self) -> Self {
         Self { read_only: true, ..self }
+    }
+
+    /// Takes the exclusive lock at once, and hands it over to nobody who asks for it. Opening fails if another
+    /// client keeps it in the same way, or if the image is not one that has such a lock. Not for what is open for
+    /// reading only.
+    ///
+    /// Ceph: `rbd_lock_acquire` with `RBD_LOCK_MODE_EXCLUSIVE`, as of `rbd device map --exclusive`.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.lock.exclusive = true;
+        self
+    }
+
+    /// Takes the exclusive lock over at once from owners that are known to have ended, instead of waiting until
+    /// the cluster notices.
+    #[must_use]
+    pub fn predecessors(mut self, predecessors: Arc<dyn Predecessors>) -> Self {
+        self.lock.predecessors = Some(predecessors);
+        self
     }
 }
 
@@ -151,6 +172,17 @@ impl<S: ObjectStore> Image<S> {
     /// [`OpenError`] if there is no such image or its metadata cannot be read.
     pub async fn inspect(store: &S, options: &OpenOptions) -> Result<ImageDetails, OpenError> {
         info::inspect(store, options).await
+    }
+
+    /// Looks at the metadata again, unless changes are noticed anyway: who may only read is not told of them.
+    ///
+    /// # Errors
+    /// [`ImageError::Refresh`] if they cannot be read.
+    pub async fn refresh(&self) -> Result<(), ImageError> {
+        if self.0.watcher.lock().is_none() {
+            self.0.outdate();
+        }
+        self.0.ensure_fresh().await
     }
 
     /// Its size in bytes; 0 if it is a snapshot that was removed. It changes when the image is resized.

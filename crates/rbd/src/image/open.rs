@@ -128,10 +128,15 @@ pub(super) async fn open<S: ObjectStore>(store: S, options: OpenOptions) -> Resu
     let core = Core::new(found.name, found.id, store, data, found.layout, snap, read_only, found.header);
 
     if !read_only {
-        let lock = ExclusiveLock::new(core.store.clone(), core.header_object.clone(), &core);
+        let lock =
+            ExclusiveLock::new(core.store.clone(), core.header_object.clone(), options.lock.clone(), &core);
         assert!(core.lock.set(lock).is_ok(), "nobody else has seen the image yet");
     }
-    if let Err(error) = watch(&core).await {
+    let ready = async {
+        watch(&core).await?;
+        if options.lock.exclusive { lock_at_once(&core).await } else { Ok(()) }
+    };
+    if let Err(error) = ready.await {
         close(&core).await;
         return Err(error);
     }
@@ -165,6 +170,15 @@ async fn watch<S: ObjectStore>(core: &Arc<Core<S>>) -> Result<(), OpenError> {
         }
         Err(source) => Err(OpenError::Op { image: image.to_owned(), action: "watch the header", source }),
     }
+}
+
+/// Takes the exclusive lock before there is anything to write.
+async fn lock_at_once<S: ObjectStore>(core: &Core<S>) -> Result<(), OpenError> {
+    let image = || core.display_name().to_owned();
+    let Some(lock) = core.lock.get().filter(|_| core.has(Features::EXCLUSIVE_LOCK)) else {
+        return Err(OpenError::NoExclusiveLock { image: image() });
+    };
+    lock.begin().await.map(drop).map_err(|source| OpenError::Lock { image: image(), source })
 }
 
 /// Reads an object map, without any effect on it. None if it is not to be trusted.

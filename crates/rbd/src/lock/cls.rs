@@ -91,6 +91,15 @@ pub struct LockOwner {
     pub addr: EntityAddr,
 }
 
+impl LockOwner {
+    /// The command that takes the lock away and shuts the owner out. `image` names the image, with its pool.
+    #[must_use]
+    pub fn removal(&self, image: &str) -> String {
+        let quote = if self.cookie.contains('"') { '\'' } else { '"' };
+        format!("rbd lock rm {image} {quote}{}{quote} {}", self.cookie, self.name)
+    }
+}
+
 impl fmt::Display for LockOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Lockers are stored as if they spoke messenger v1, whatever they speak; `rbd lock ls` hides that, too.

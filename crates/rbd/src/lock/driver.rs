@@ -15,48 +15,44 @@ use tracing::{info, warn};
 use super::cls::{self, LockInfo, LockOwner};
 use super::holder::{Holder, TAG, lock_cookie};
 use super::machine::{Action, Answer, Event, Handle};
-use super::{LockError, LockHooks, Shared};
+use super::{LockError, LockHooks, Predecessors, Shared};
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyMessage, decode_answer};
 
 /// How long a notify waits for the other clients. Ceph: `Notifier::NOTIFY_TIMEOUT`.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs until the last handle of the lock is gone.
-pub(super) async fn run<S: ObjectStore, H: LockHooks>(
-    store: S,
-    header: Arc<str>,
-    hooks: Weak<H>,
-    shared: Weak<Shared>,
-    mut todo: mpsc::UnboundedReceiver<Action>,
-) {
-    let driver = Driver { store, header, hooks };
-    let mut running = FuturesUnordered::<BoxFuture<'static, Option<Event>>>::new();
-    loop {
-        tokio::select! {
-            action = todo.recv() => match action {
-                Some(action) => running.push(driver.start(action, &shared)),
-                None => return,
-            },
-            Some(event) = running.next() => {
-                let (Some(event), Some(shared)) = (event, shared.upgrade()) else { continue };
-                shared.feed(|_| event);
-            }
-        }
-    }
-}
-
-struct Driver<S, H> {
-    store: S,
-    header: Arc<str>,
-    hooks: Weak<H>,
+/// What it takes to carry actions out.
+pub(super) struct Driver<S, H> {
+    pub(super) store: S,
+    pub(super) header: Arc<str>,
+    pub(super) predecessors: Option<Arc<dyn Predecessors>>,
+    pub(super) hooks: Weak<H>,
+    pub(super) shared: Weak<Shared>,
 }
 
 impl<S: ObjectStore, H: LockHooks> Driver<S, H> {
+    /// Runs until the last handle of the lock is gone.
+    pub(super) async fn run(self, mut todo: mpsc::UnboundedReceiver<Action>) {
+        let mut running = FuturesUnordered::<BoxFuture<'static, Option<Event>>>::new();
+        loop {
+            tokio::select! {
+                action = todo.recv() => match action {
+                    Some(action) => running.push(self.start(action)),
+                    None => return,
+                },
+                Some(event) = running.next() => {
+                    let (Some(event), Some(shared)) = (event, self.shared.upgrade()) else { continue };
+                    shared.feed(|_| event);
+                }
+            }
+        }
+    }
+
     /// The work for one action; its event when done.
-    fn start(&self, action: Action, shared: &Weak<Shared>) -> BoxFuture<'static, Option<Event>> {
+    fn start(&self, action: Action) -> BoxFuture<'static, Option<Event>> {
         let me = || {
-            let watch = shared.upgrade().and_then(|shared| shared.core.lock().machine.watch());
+            let watch = self.shared.upgrade().and_then(|shared| shared.core.lock().machine.watch());
             ClientId { gid: self.store.identity().0, handle: watch.unwrap_or(0) }
         };
         match action {
@@ -68,11 +64,16 @@ impl<S: ObjectStore, H: LockHooks> Driver<S, H> {
                 let me = me();
                 let operation = cls::get_info(Operation::new()).list_watchers();
                 let reply = self.store.read(&self.header, operation, SnapId::HEAD);
+                let predecessors = self.predecessors.clone();
                 Box::pin(async move {
                     Some(Event::Inspected(reply.await.and_then(|reply| {
                         let info = LockInfo::decode_from(&reply.data(0))?;
                         let watchers = reply.outcome(1)?.watchers()?;
-                        Ok(Holder::judge(info, &watchers, me.gid, Some(me.handle)))
+                        let holder = Holder::judge(info, &watchers, me.gid, Some(me.handle));
+                        Ok(match predecessors {
+                            Some(predecessors) => holder.unless_ended(&*predecessors),
+                            None => holder,
+                        })
                     })))
                 })
             }
@@ -106,7 +107,7 @@ impl<S: ObjectStore, H: LockHooks> Driver<S, H> {
                 self.write(operation, Event::Rebound)
             }
             Action::Drain => {
-                let gate = shared.upgrade().map(|shared| shared.gate.clone());
+                let gate = self.shared.upgrade().map(|shared| shared.gate.clone());
                 Box::pin(async move {
                     gate?.drained().await;
                     Some(Event::Drained)

@@ -3,6 +3,7 @@
 use ceph_codec::{EntityAddr, EntityName, EntityType, GlobalId};
 use rados::ObjectWatcher;
 
+use super::Predecessors;
 use super::cls::{EXCLUSIVE, LockInfo, LockOwner};
 
 /// The tag of locks that RBD clients manage by themselves. Ceph: `WATCHER_LOCK_TAG` in
@@ -81,6 +82,18 @@ impl Holder {
             Self::Own(owner)
         } else {
             Self::Dead(owner)
+        }
+    }
+}
+
+impl Holder {
+    /// Corrects a verdict by what is known for certain: a client may be dead though its watch is still there.
+    pub(super) fn unless_ended(self, predecessors: &dyn Predecessors) -> Self {
+        match self {
+            Self::Alive(owner) | Self::Rewatching(owner, false) if predecessors.has_ended(&owner) => {
+                Self::Dead(owner)
+            }
+            other => other,
         }
     }
 }

@@ -14,6 +14,7 @@ mod driver;
 mod gate;
 mod holder;
 mod machine;
+mod predecessors;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ pub use cls::LockOwner;
 use gate::Gate;
 pub(crate) use gate::Mutation;
 use machine::{Action, Event, Machine};
+pub use predecessors::Predecessors;
 
 /// Why the exclusive lock could not be had.
 #[derive(Debug, Clone, Error)]
@@ -52,7 +54,7 @@ pub enum LockError {
         owner: LockOwner,
     },
     /// A user locked the image, and has to unlock it.
-    #[error("{owner} has locked the image by hand; `rbd lock ls` shows the lock, `rbd lock rm` removes it")]
+    #[error("{owner} has locked the image by hand")]
     LockedByHand {
         /// Who holds it.
         owner: LockOwner,
@@ -87,6 +89,42 @@ impl PartialEq for LockError {
     fn eq(&self, other: &Self) -> bool {
         self.to_string() == other.to_string()
     }
+}
+
+impl Eq for LockError {}
+
+impl LockError {
+    /// What the user can do about it, if anything. `image` names the image for `rbd`, with its pool.
+    #[must_use]
+    pub fn help(&self, image: &str) -> Option<String> {
+        Some(match self {
+            Self::Blocklisted => {
+                format!("start again, and see `rbd status {image}` for who uses the image now")
+            }
+            Self::Refused { owner } => format!(
+                "stop that client; if it cannot be reached, `{}` takes the lock away and shuts it out of the cluster",
+                owner.removal(image)
+            ),
+            Self::LockedByHand { owner } => {
+                format!("`{}` removes it, and shuts its owner out of the cluster", owner.removal(image))
+            }
+            Self::MayNotBlocklist { owner } => format!(
+                "grant this user mon 'profile rbd', or let an administrator do it: `{}`",
+                owner.removal(image)
+            ),
+            Self::GivenUp | Self::Store { .. } | Self::Prepare(_) => return None,
+        })
+    }
+}
+
+/// How the opener of an image wants its exclusive lock to be treated.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LockOptions {
+    /// Never hand the lock over. Ceph: `StandardPolicy` instead of `AutomaticPolicy`, in
+    /// `src/librbd/exclusive_lock/`.
+    pub(crate) exclusive: bool,
+    /// Who need not be waited for.
+    pub(crate) predecessors: Option<Arc<dyn Predecessors>>,
 }
 
 /// What an image does when the lock comes and goes.
@@ -126,6 +164,7 @@ struct Shared {
     /// Actions for the driver. It ends when this is dropped.
     actions: mpsc::UnboundedSender<Action>,
     gid: GlobalId,
+    exclusive: bool,
 }
 
 #[derive(Debug)]
@@ -138,18 +177,26 @@ struct Core {
 impl<S: ObjectStore> ExclusiveLock<S> {
     /// Starts without the lock. Nothing is acquired before [`watch_registered`](Self::watch_registered) has
     /// told the cookie of the header's watch. `hooks` is not kept alive.
-    pub(crate) fn new<H: LockHooks>(store: S, header_object: String, hooks: &Arc<H>) -> Self {
+    pub(crate) fn new<H: LockHooks>(
+        store: S,
+        header_object: String,
+        options: LockOptions,
+        hooks: &Arc<H>,
+    ) -> Self {
+        let LockOptions { exclusive, predecessors } = options;
         let (actions, todo) = mpsc::unbounded_channel();
         let core = Core { machine: Machine::new(None), waiting: Vec::new(), giving_up: Vec::new() };
         let gid = store.identity().0;
-        let shared = Arc::new(Shared { gate: Arc::default(), core: Mutex::new(core), actions, gid });
-        tokio::spawn(driver::run(
+        let shared =
+            Arc::new(Shared { gate: Arc::default(), core: Mutex::new(core), actions, gid, exclusive });
+        let driver = driver::Driver {
             store,
-            header_object.into(),
-            Arc::downgrade(hooks),
-            Arc::downgrade(&shared),
-            todo,
-        ));
+            header: header_object.into(),
+            predecessors,
+            hooks: Arc::downgrade(hooks),
+            shared: Arc::downgrade(&shared),
+        };
+        tokio::spawn(driver.run(todo));
         Self { shared, _store: PhantomData }
     }
 
@@ -232,10 +279,14 @@ impl<S: ObjectStore> ExclusiveLock<S> {
     }
 
     /// Some client asks for the lock. Returns what to answer, if this client is the owner, and starts to give
-    /// the lock up.
+    /// the lock up, unless it is to be kept.
     pub(crate) fn requested(&self, client: ClientId) -> Option<i32> {
         if self.is_me(client) || !self.shared.core.lock().machine.is_owner() {
             return None;
+        }
+        if self.shared.exclusive {
+            info!(%client, "another client asks for the exclusive lock, and is refused");
+            return Some(-Errno::EROFS.0);
         }
         info!(%client, "another client asks for the exclusive lock");
         self.shared.feed(|_| Event::PeerWants);

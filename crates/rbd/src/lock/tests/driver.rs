@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rados::{Errno, OpError, Operation, SnapContext};
 
 use super::super::cls;
-use super::super::{ExclusiveLock, LockError, LockHooks};
+use super::super::{ExclusiveLock, LockError, LockHooks, LockOptions, LockOwner, Predecessors};
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyOp, WatchHandler, Watcher};
 use crate::{MemStore, NewImage};
@@ -82,8 +82,12 @@ struct Client {
 
 impl Client {
     async fn open(store: MemStore) -> Self {
+        Self::open_with(store, LockOptions::default()).await
+    }
+
+    async fn open_with(store: MemStore, options: LockOptions) -> Self {
         let image = Arc::new(Image::default());
-        let lock = ExclusiveLock::new(store.clone(), HEADER.into(), &image);
+        let lock = ExclusiveLock::new(store.clone(), HEADER.into(), options, &image);
         *image.lock.lock() = Some(lock.clone());
         let watcher = Watcher::register(store.clone(), HEADER.into(), &image).await.unwrap();
         lock.watch_registered(watcher.cookie());
@@ -227,6 +231,57 @@ async fn only_the_owner_answers_requests() {
     assert_eq!(client.lock.requested(other), Some(0));
     client.lock.release().await.unwrap();
     assert_eq!(owner(&store).await, None);
+}
+
+#[tokio::test]
+async fn an_owner_that_wants_the_image_for_itself_refuses_and_goes_on() {
+    let store = cluster().await;
+    let exclusive = LockOptions { exclusive: true, ..LockOptions::default() };
+    let a = Client::open_with(store.connect(), exclusive).await;
+    let b = Client::open(store.connect()).await;
+    drop(b.begin().await.unwrap());
+    drop(a.begin().await.unwrap());
+    let error = b.begin().await.unwrap_err();
+    let LockError::Refused { owner } = &error else { panic!("{error}") };
+    assert_eq!(owner.cookie, format!("auto {}", a.watcher.cookie()));
+    assert_eq!(owner.name.num.unsigned_abs(), a.store.identity().0.0);
+    let help = error.help("pool/image").unwrap();
+    let command =
+        format!("`rbd lock rm pool/image \"auto {}\" client.{}`", a.watcher.cookie(), owner.name.num);
+    assert!(help.contains(&command), "{help}");
+    assert!(a.lock.try_begin().is_some(), "the owner was not disturbed");
+    a.lock.release().await.unwrap();
+    drop(b.begin().await.unwrap());
+}
+
+/// Knows that some client instances have ended.
+#[derive(Debug)]
+struct Ended(Vec<u64>);
+
+impl Predecessors for Ended {
+    fn has_ended(&self, owner: &LockOwner) -> bool {
+        self.0.contains(&owner.name.num.unsigned_abs())
+    }
+}
+
+#[tokio::test]
+async fn an_owner_known_to_have_ended_is_barred_and_succeeded_while_its_watch_is_still_there() {
+    let store = cluster().await;
+    let (dead, alive) = (Client::open(store.connect()).await, Client::open(store.connect()).await);
+    let ended = Ended(vec![dead.store.identity().0.0]);
+    let options = LockOptions { predecessors: Some(Arc::new(ended)), ..LockOptions::default() };
+    let client = Client::open_with(store.connect(), options).await;
+    drop(dead.begin().await.unwrap());
+    dead.store.hold();
+    let began = tokio::time::Instant::now();
+    drop(client.begin().await.unwrap());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(dead.store.is_blocklisted());
+
+    // Others are asked, as ever.
+    drop(alive.begin().await.unwrap());
+    drop(client.begin().await.unwrap());
+    assert!(!alive.store.is_blocklisted());
 }
 
 #[tokio::test]
