@@ -4,7 +4,7 @@ use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
-use crate::{ConfigError, CreateError, ImageError, NamespaceError, OpenError};
+use crate::{ConfigError, CreateError, ImageError, ManualLockError, NamespaceError, OpenError};
 
 /// Why an operation on an image failed.
 #[derive(Debug, Clone, Error)]
@@ -39,6 +39,9 @@ pub enum OperationError {
     /// An option cannot be set.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A lock cannot be taken, or not be taken away.
+    #[error(transparent)]
+    Lock(#[from] ManualLockError),
     /// The cluster did not carry out a step.
     #[error("could not {doing}")]
     Op {
@@ -61,6 +64,7 @@ impl OperationError {
             Self::Create(error) => error.errno(),
             Self::Namespace(error) => error.errno(),
             Self::Config(error) => error.errno(),
+            Self::Lock(error) => error.errno(),
             Self::Op { source, .. } => source.errno(),
         }
     }
@@ -72,6 +76,8 @@ impl OperationError {
             Self::Open(error) => error.help(),
             Self::Create(error) => error.help(),
             Self::Namespace(error) => error.help(),
+            Self::Lock(error) => error.help(),
+            Self::Image(ImageError::Lock(error)) => error.help("IMAGE"),
             _ => None,
         }
     }
