@@ -7,7 +7,7 @@ use crate::cluster::ClusterArgs;
 use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
-use crate::{info, ls, serve, snap, status};
+use crate::{diff, du, export, info, ls, serve, snap, status};
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
 #[derive(Debug, Parser)]
@@ -33,6 +33,15 @@ Examples:
 pub(crate) enum Command {
     /// Serve images over NBD, until SIGTERM or SIGINT.
     Serve(ServeArgs),
+    /// Show what changed in an image since a snapshot, or since it was made.
+    Diff(diff::DiffArgs),
+    /// Show how much images and their snapshots use.
+    #[command(visible_alias = "disk-usage")]
+    Du(du::DuArgs),
+    /// Export an image to a file.
+    Export(export::ExportArgs),
+    /// Export what changed in an image to a file.
+    ExportDiff(export::ExportDiffArgs),
     /// Show an image: size, features, parent and more.
     Info(info::InfoArgs),
     /// List the images of a pool.
@@ -49,6 +58,10 @@ impl Command {
     pub(crate) fn run(&self, overrides: &Overrides) -> Result<(), Error> {
         match self {
             Self::Serve(args) => serve::run(args, overrides),
+            Self::Diff(args) => block_on(diff::run(args, overrides)),
+            Self::Du(args) => block_on(du::run(args, overrides)),
+            Self::Export(args) => block_on(export::run(args, overrides)),
+            Self::ExportDiff(args) => block_on(export::run_diff(args, overrides)),
             Self::Info(args) => block_on(info::run(args, overrides)),
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),

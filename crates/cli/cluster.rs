@@ -87,6 +87,20 @@ impl Cluster {
         outcome.map_err(|source| cluster.failed(doing, &target.spec, source))
     }
 
+    /// Connects to the cluster of one image or snapshot, opens it to read it, does so and closes it. `doing` is what
+    /// is done, as in "cannot export".
+    pub(crate) async fn read<T>(
+        target: &Target,
+        doing: &'static str,
+        read: impl AsyncFnOnce(&Image<IoCtx>) -> Result<T, OperationError>,
+    ) -> Result<T, Error> {
+        let cluster = Self::connect(&target.overrides).await?;
+        let image = cluster.open(target, target.open_options(true)).await?;
+        let outcome = read(&image).await;
+        image.close().await;
+        outcome.map_err(|source| cluster.failed(doing, &target.spec, source))
+    }
+
     /// Connects to the cluster of one image, and shows that image.
     pub(crate) async fn inspect(target: &Target) -> Result<ImageDetails, Error> {
         let cluster = Self::connect(&target.overrides).await?;

@@ -12,6 +12,10 @@
 mod args;
 mod cluster;
 mod device;
+mod diff;
+mod du;
+mod export;
+mod file;
 mod harden;
 mod info;
 mod log;

@@ -54,6 +54,9 @@ pub(crate) enum Error {
     #[error("cannot {doing} {what} as {user}")]
     Operation { doing: &'static str, what: String, user: String, source: Box<OperationError> },
 
+    #[error("cannot {doing} {}", path.display())]
+    File { doing: &'static str, path: PathBuf, source: io::Error },
+
     #[error("no default place for a unix socket: neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set")]
     NoRuntimeDir,
     #[error("cannot make the directory {}", path.display())]
@@ -88,9 +91,10 @@ impl Error {
             Self::Pool { source, .. } | Self::List { source, .. } => source.errno(),
             Self::Open { source, .. } => source.errno(),
             Self::Operation { source, .. } => source.errno(),
-            Self::RuntimeDir { source, .. } | Self::Listen { source, .. } | Self::Output(source) => {
-                source.raw_os_error().map_or(Errno::EPERM, Errno)
-            }
+            Self::RuntimeDir { source, .. }
+            | Self::Listen { source, .. }
+            | Self::File { source, .. }
+            | Self::Output(source) => source.raw_os_error().map_or(Errno::EPERM, Errno),
             Self::SocketBusy { .. } => Errno::EBUSY,
             Self::NotASocket { .. } => Errno::EEXIST,
             Self::Config(_)

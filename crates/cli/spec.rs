@@ -278,6 +278,23 @@ impl ImageOrSnapArgs {
     }
 }
 
+impl ImageOrSnapArgs {
+    /// The same, or, where no image is `required`, none: then all images of the pool are meant.
+    pub(crate) fn resolve_optional(
+        &self,
+        required: bool,
+        overrides: &Overrides,
+    ) -> Result<(PoolSpec, Option<Target>), Error> {
+        if self.spec.is_none() && self.options.image.image.is_none() && !required {
+            let pool = self.options.image.pool.resolve(&mut Positionals::new(&[]))?;
+            return Ok((pool, None));
+        }
+        let target = self.resolve(overrides)?;
+        let pool = PoolSpec { pool: target.spec.pool.clone(), namespace: target.spec.namespace.clone() };
+        Ok((pool, Some(target)))
+    }
+}
+
 impl ImageOptions {
     /// An image, from the options and as many of `names` as needed.
     pub(crate) fn resolve(

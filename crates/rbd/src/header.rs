@@ -233,6 +233,14 @@ impl SnapshotSlots {
     }
 }
 
+/// All metadata pairs.
+pub(crate) async fn metadata<S: ObjectStore>(
+    store: &S,
+    object: &str,
+) -> Result<BTreeMap<String, Vec<u8>>, OpError> {
+    rest_of_metadata(store, object, BTreeMap::new()).await
+}
+
 async fn rest_of_metadata<S: ObjectStore>(
     store: &S,
     object: &str,

@@ -6,6 +6,7 @@ mod create;
 mod diff;
 mod directory;
 mod error;
+mod export;
 mod features;
 mod header;
 mod image;
@@ -31,6 +32,7 @@ pub use create::{CreateError, CreateOptions, create_image};
 pub use diff::{DiffExtent, DiffOptions};
 pub use directory::{DirectoryEntry, list_images};
 pub use error::{ImageError, OpenError};
+pub use export::{FormatError, Output, Part, Property, Record, StreamDecoder};
 pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
 pub use image::{
@@ -38,10 +40,7 @@ pub use image::{
     ReadData, Segment, SegmentIter, SnapshotRef,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
-pub use lock::{
-    LockError, LockOwner, Locks, ManualLockError, Predecessors, add_lock, check_remove_lock, list_locks,
-    remove_lock,
-};
+pub use lock::{LockError, LockOwner, Predecessors};
 pub use mem_store::{MemStore, NewImage};
 pub use namespaces::{
     NamespaceError, check_remove_namespace, create_namespace, list_namespaces, namespace_exists,

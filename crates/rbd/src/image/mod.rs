@@ -12,6 +12,7 @@ mod status;
 mod tests;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,7 +24,6 @@ use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, 
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
 pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
-pub(crate) use open::header_object;
 use run_to_end::RunToEnd;
 pub use status::Extent;
 
@@ -238,6 +238,18 @@ impl<S: ObjectStore> Image<S> {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.0.header().snapshots.clone()
+    }
+
+    /// Its metadata: pairs of a name and whatever a user made of it. Those with names that begin with `conf_` are
+    /// its configuration.
+    ///
+    /// # Errors
+    /// [`ImageError::Op`] if the cluster does not tell.
+    pub async fn metadata(&self) -> Result<BTreeMap<String, Vec<u8>>, ImageError> {
+        let core = &self.0;
+        crate::header::metadata(&core.store, &core.header_object)
+            .await
+            .map_err(|source| core.failed(core.header_object.clone(), source))
     }
 
     /// Who has it open.

@@ -9,7 +9,6 @@
 //!
 //! Ceph: `src/librbd/ExclusiveLock.h`, `src/librbd/ManagedLock.h`, and `doc/rbd/rbd-exclusive-locks.rst`.
 
-mod by_hand;
 pub(crate) mod cls;
 mod driver;
 mod gate;
@@ -35,7 +34,6 @@ use tracing::{debug, info, warn};
 
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyOp};
-pub use by_hand::{Locks, ManualLockError, add_lock, check_remove_lock, list_locks, remove_lock};
 pub use cls::LockOwner;
 use gate::Gate;
 pub(crate) use gate::Mutation;

@@ -1,10 +1,13 @@
 //! Why maintenance of an image fails.
 
+use std::io;
+use std::sync::Arc;
+
 use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
-use crate::{ConfigError, CreateError, ImageError, ManualLockError, NamespaceError, OpenError};
+use crate::{ConfigError, CreateError, FormatError, ImageError, NamespaceError, OpenError};
 
 /// Why an operation on an image failed.
 #[derive(Debug, Clone, Error)]
@@ -39,9 +42,21 @@ pub enum OperationError {
     /// An option cannot be set.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A lock cannot be taken, or not be taken away.
-    #[error(transparent)]
-    Lock(#[from] ManualLockError),
+    /// A diff starts from a snapshot that the image does not have.
+    #[error("the diff starts from snapshot {snapshot}, which the image does not have")]
+    NoStartSnapshot {
+        /// Its name.
+        snapshot: String,
+    },
+    /// A stream to import cannot be understood.
+    #[error("cannot understand what is to be imported")]
+    Format(#[from] FormatError),
+    /// What is to be imported cannot be read.
+    #[error("cannot read what is to be imported")]
+    Input(#[source] Arc<io::Error>),
+    /// What is exported cannot be written.
+    #[error("cannot write what is exported")]
+    Output(#[source] Arc<io::Error>),
     /// The cluster did not carry out a step.
     #[error("could not {doing}")]
     Op {
@@ -60,11 +75,12 @@ impl OperationError {
             Self::Image(error) => error.errno(),
             Self::Open(error) => error.errno(),
             Self::NoSnapshot { .. } => Errno::ENOENT,
-            Self::SnapshotOrder { .. } => Errno::EINVAL,
             Self::Create(error) => error.errno(),
             Self::Namespace(error) => error.errno(),
             Self::Config(error) => error.errno(),
-            Self::Lock(error) => error.errno(),
+            Self::SnapshotOrder { .. } | Self::NoStartSnapshot { .. } => Errno::EINVAL,
+            Self::Format(error) => error.errno(),
+            Self::Input(error) | Self::Output(error) => error.raw_os_error().map_or(Errno::EIO, Errno),
             Self::Op { source, .. } => source.errno(),
         }
     }
@@ -76,8 +92,6 @@ impl OperationError {
             Self::Open(error) => error.help(),
             Self::Create(error) => error.help(),
             Self::Namespace(error) => error.help(),
-            Self::Lock(error) => error.help(),
-            Self::Image(ImageError::Lock(error)) => error.help("IMAGE"),
             _ => None,
         }
     }
