@@ -81,6 +81,16 @@ pub struct EntityName {
     pub num: i64,
 }
 
+impl EntityName {
+    /// The name that is shown as `text`, such as `client.4123`.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (kind, num) = text.split_once('.')?;
+        let num: u64 = num.parse().ok()?;
+        Some(Self { kind: EntityType::from_name(kind)?, num: i64::try_from(num).ok()? })
+    }
+}
+
 impl Decode for EntityName {
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self { kind: EntityType::decode(r)?, num: i64::decode(r)? })
@@ -97,5 +107,19 @@ impl Encode for EntityName {
 impl fmt::Display for EntityName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.num < 0 { write!(f, "{}.?", self.kind) } else { write!(f, "{}.{}", self.kind, self.num) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_shown() {
+        let name = EntityName { kind: EntityType::CLIENT, num: 4123 };
+        assert_eq!(EntityName::from_text(&name.to_string()), Some(name));
+        for text in ["client", "client.", "client.-1", "client.?", "admin.1", "client.1.2", ""] {
+            assert_eq!(EntityName::from_text(text), None, "{text}");
+        }
     }
 }

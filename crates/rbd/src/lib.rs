@@ -40,7 +40,10 @@ pub use image::{
     ReadData, Segment, SegmentIter, SnapshotRef,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
-pub use lock::{LockError, LockOwner, Predecessors};
+pub use lock::{
+    LockError, LockOwner, Locks, ManualLockError, Predecessors, add_lock, check_remove_lock, list_locks,
+    remove_lock,
+};
 pub use mem_store::{MemStore, NewImage};
 pub use namespaces::{
     NamespaceError, check_remove_namespace, create_namespace, list_namespaces, namespace_exists,

@@ -24,6 +24,7 @@ use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, 
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
 pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
+pub(crate) use open::header_object;
 use run_to_end::RunToEnd;
 pub use status::Extent;
 

@@ -64,6 +64,25 @@ pub(super) async fn find<S: ObjectStore>(
     Ok(Found { name, id, header, layout, data })
 }
 
+/// The object that holds an image's metadata, and its locks.
+pub(crate) async fn header_object<S: ObjectStore>(store: &S, image: &ImageRef) -> Result<String, OpenError> {
+    let id = match image {
+        ImageRef::Id(id) => id.clone(),
+        ImageRef::Name(name) => match find_id(store, name).await {
+            Err(OpenError::FormatV1 { .. }) => return Ok(names::v1_header_object(name)),
+            id => id?,
+        },
+    };
+    let object = names::header_object(&id);
+    match header::exists(store, &object).await {
+        Ok(true) => Ok(object),
+        Ok(false) => Err(OpenError::NoImage { image: image.as_str().to_owned() }),
+        Err(source) => {
+            Err(OpenError::Op { image: image.as_str().to_owned(), action: "look up the header", source })
+        }
+    }
+}
+
 async fn find_id<S: ObjectStore>(store: &S, name: &str) -> Result<String, OpenError> {
     let failed = |source| OpenError::Op { image: name.to_owned(), action: "look up the id", source };
     match directory::id_of(store, name).await {

@@ -23,11 +23,19 @@ const CLASS: &str = "lock";
 
 /// `ClsLockType::EXCLUSIVE`.
 pub(crate) const EXCLUSIVE: u8 = 1;
+/// `ClsLockType::SHARED`.
+pub(crate) const SHARED: u8 = 2;
 
 /// Appends taking the lock exclusively. `EBUSY` if another holds it, `EEXIST` if this client does.
 pub(crate) fn lock(operation: Operation, cookie: &str, tag: &str) -> Operation {
+    lock_as(operation, EXCLUSIVE, cookie, tag)
+}
+
+/// Appends taking the lock, exclusively or shared with all that have the same tag. `EBUSY` if others hold it in
+/// another way, `EEXIST` if this client does already.
+pub(crate) fn lock_as(operation: Operation, kind: u8, cookie: &str, tag: &str) -> Operation {
     let input = input(|out| {
-        (LOCK_NAME, EXCLUSIVE).encode(out);
+        (LOCK_NAME, kind).encode(out);
         (cookie, tag).encode(out);
         "".encode(out); // description
         (0u32, 0u32).encode(out); // duration: for ever

@@ -9,6 +9,7 @@
 //!
 //! Ceph: `src/librbd/ExclusiveLock.h`, `src/librbd/ManagedLock.h`, and `doc/rbd/rbd-exclusive-locks.rst`.
 
+mod by_hand;
 pub(crate) mod cls;
 mod driver;
 mod gate;
@@ -34,6 +35,7 @@ use tracing::{debug, info, warn};
 
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyOp};
+pub use by_hand::{Locks, ManualLockError, add_lock, check_remove_lock, list_locks, remove_lock};
 pub use cls::LockOwner;
 use gate::Gate;
 pub(crate) use gate::Mutation;

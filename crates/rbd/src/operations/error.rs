@@ -7,7 +7,7 @@ use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
-use crate::{ConfigError, CreateError, FormatError, ImageError, NamespaceError, OpenError};
+use crate::{ConfigError, CreateError, FormatError, ImageError, ManualLockError, NamespaceError, OpenError};
 
 /// Why an operation on an image failed.
 #[derive(Debug, Clone, Error)]
@@ -57,6 +57,9 @@ pub enum OperationError {
     /// What is exported cannot be written.
     #[error("cannot write what is exported")]
     Output(#[source] Arc<io::Error>),
+    /// A lock cannot be taken, or not be taken away.
+    #[error(transparent)]
+    Lock(#[from] ManualLockError),
     /// The cluster did not carry out a step.
     #[error("could not {doing}")]
     Op {
@@ -81,6 +84,7 @@ impl OperationError {
             Self::SnapshotOrder { .. } | Self::NoStartSnapshot { .. } => Errno::EINVAL,
             Self::Format(error) => error.errno(),
             Self::Input(error) | Self::Output(error) => error.raw_os_error().map_or(Errno::EIO, Errno),
+            Self::Lock(error) => error.errno(),
             Self::Op { source, .. } => source.errno(),
         }
     }
@@ -92,6 +96,8 @@ impl OperationError {
             Self::Open(error) => error.help(),
             Self::Create(error) => error.help(),
             Self::Namespace(error) => error.help(),
+            Self::Lock(error) => error.help(),
+            Self::Image(ImageError::Lock(error)) => error.help("IMAGE"),
             _ => None,
         }
     }
