@@ -168,7 +168,6 @@ fn open_help(spec: &ImageSpec, user: &str, error: &OpenError) -> Option<String> 
         },
         OpenError::NoSnapshot { .. } => format!("see the snapshots with `rbd snap ls {image}`"),
         OpenError::FormatV1 { .. } => format!("copy it to an image of format 2: `rbd cp {image} NEW`"),
-        OpenError::Clone { .. } => format!("copy the parent's data into it: `rbd flatten {image}`"),
         OpenError::Feature { features, .. } => return feature_help(&image, *features),
         OpenError::NoExclusiveLock { .. } => {
             format!("leave out --exclusive, or: `rbd feature enable {image} exclusive-lock`")

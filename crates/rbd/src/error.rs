@@ -4,6 +4,7 @@ use ceph_codec::PoolId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
+use crate::image::parent_cap;
 use crate::{Features, LayoutError, LockError, ObjectMapError};
 
 /// Why an image cannot be opened.
@@ -40,11 +41,34 @@ pub enum OpenError {
         /// Whether even reading is impossible.
         read_only: bool,
     },
-    /// The image is a clone.
-    #[error("image {image} is a clone, and clones are not supported yet")]
-    Clone {
+    /// The snapshot that the image is a clone of cannot be opened.
+    #[error("cannot open {parent}, the parent of image {image}")]
+    Parent {
         /// Name or id of the image.
         image: String,
+        /// Pool, namespace, image and snapshot of the parent; ids where the names are not known.
+        parent: String,
+        /// Name of the parent's pool, or its number.
+        pool: String,
+        /// The parent's namespace in the pool.
+        namespace: String,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// A parent is said to be in a pool that is gone.
+    #[error("pool {pool} does not exist")]
+    NoPool {
+        /// Number of the pool.
+        pool: PoolId,
+    },
+    /// Parents lead back to one of them.
+    #[error("it is a parent of itself")]
+    ParentCycle,
+    /// The chain of parents is too long.
+    #[error("more than {max} parents one behind the other are not supported")]
+    TooManyParents {
+        /// How many are supported.
+        max: usize,
     },
     /// The image's data pool is gone.
     #[error("image {image} has its data in pool {pool}, which does not exist")]
@@ -103,9 +127,17 @@ impl OpenError {
         Some(match self {
             Self::FormatV1 { image } => format!("copy it to a format 2 image: rbd cp {image} NEW"),
             Self::Feature { image, features, .. } => feature_help(image, *features)?,
-            Self::Clone { image } => format!("copy the parent's data into it: rbd flatten {image}"),
             Self::NoExclusiveLock { image } => format!("rbd feature enable {image} exclusive-lock"),
             Self::Lock { image, source } => return source.help(image),
+            Self::Parent { pool, namespace, source, .. } => match &**source {
+                Self::Op { source, .. } if source.is(Errno::EPERM) || source.is(Errno::EACCES) => {
+                    format!("the user needs the cap {}", parent_cap(pool, namespace))
+                }
+                source => return source.help(),
+            },
+            Self::TooManyParents { .. } => {
+                "copy the data of the parents into one of the clones: rbd flatten IMAGE".to_owned()
+            }
             Self::Op { source, .. } if source.is(Errno::EPERM) || source.is(Errno::EACCES) => {
                 "the user needs the caps: mon 'profile rbd' osd 'profile rbd pool=POOL'".to_owned()
             }
@@ -117,8 +149,13 @@ impl OpenError {
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
-            Self::NoImage { .. } | Self::NoSnapshot { .. } | Self::NoDataPool { .. } => Errno::ENOENT,
-            Self::FormatV1 { .. } | Self::Clone { .. } => Errno::EOPNOTSUPP,
+            Self::NoImage { .. }
+            | Self::NoSnapshot { .. }
+            | Self::NoDataPool { .. }
+            | Self::NoPool { .. } => Errno::ENOENT,
+            Self::Parent { source, .. } => source.errno(),
+            Self::FormatV1 { .. } | Self::TooManyParents { .. } => Errno::EOPNOTSUPP,
+            Self::ParentCycle => Errno(40), // ELOOP
             Self::Feature { read_only: true, .. } => Errno::EOPNOTSUPP,
             Self::Feature { .. } => Errno::EROFS,
             Self::Layout { .. } | Self::NoExclusiveLock { .. } => Errno::EINVAL,

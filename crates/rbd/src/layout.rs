@@ -183,6 +183,19 @@ impl Layout {
         objects
     }
 
+    /// How many bytes of an object are among the first `size` bytes of the image. They are always the first of the
+    /// object.
+    #[must_use]
+    pub fn len_within(&self, object: u64, size: u64) -> u64 {
+        let set_size = self.object_size().saturating_mul(self.stripe_count);
+        let (set, position) = (object / self.stripe_count, object % self.stripe_count);
+        let in_set = size.saturating_sub(set.saturating_mul(set_size)).min(set_size);
+        let stripe_size = self.stripe_unit.saturating_mul(self.stripe_count);
+        let (stripes, rest) = (in_set / stripe_size, in_set % stripe_size);
+        let in_last_stripe = rest.saturating_sub(position * self.stripe_unit).min(self.stripe_unit);
+        stripes * self.stripe_unit + in_last_stripe
+    }
+
     /// Maps a byte range of an object to the image: pairs of offset and length, in the order of the object, which is
     /// that of the image.
     ///
@@ -299,6 +312,25 @@ mod tests {
                 total += o.extent.len;
             }
             prop_assert_eq!(total, len);
+        }
+
+        #[test]
+        fn an_object_range_maps_back_to_where_it_came_from(
+            layout in any_layout(), start in 0u64..1 << 34, len in 0u64..1 << 20, size in 0u64..1 << 34,
+        ) {
+            for o in layout.object_extents(start, len) {
+                let found: Vec<_> = layout.image_extents(o.extent).collect();
+                prop_assert!(found.windows(2).all(|pair| pair[0].0 + pair[0].1 < pair[1].0 || pair[0].1 == layout.stripe_unit()));
+                let within = layout.len_within(o.extent.object, size);
+                let mut offset = o.extent.offset;
+                for (at, len) in found {
+                    prop_assert_eq!(layout.extents(at, len).collect::<Vec<_>>(), [Extent { offset, len, ..o.extent }]);
+                    let expected = size.saturating_sub(at).min(len);
+                    prop_assert_eq!(within.saturating_sub(offset).min(len), expected);
+                    offset += len;
+                }
+                prop_assert_eq!(offset, o.extent.offset + o.extent.len);
+            }
         }
 
         #[test]

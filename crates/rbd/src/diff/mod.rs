@@ -316,15 +316,3 @@ async fn from_parent<S: ObjectStore>(
     let counting = Counting { zeroes: false, ..how.counting };
     by_objects(parent.core.clone(), span, inherited, Comparison { counting, ..how }).await
 }
-
-/// The snapshot that what is open is a clone of.
-struct Parent<S: ObjectStore> {
-    core: Arc<Core<S>>,
-    overlap: u64,
-}
-
-impl<S: ObjectStore> Core<S> {
-    fn parent(&self) -> Option<Parent<S>> {
-        None
-    }
-}

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use ceph_codec::SnapId;
-use parking_lot::{Mutex, RwLock};
-use rados::OpError;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rados::{Errno, OpError};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::DiscardOptions;
 use super::in_flight::InFlight;
-use super::open::check_supported;
+use super::open::{Access, Found, check_supported, close, load_map};
 use super::write::CLEARS_AT_ONCE;
+use crate::cls::ParentSpec;
 use crate::header::Header;
 use crate::lock::{ExclusiveLock, LockHooks, Mutation};
 use crate::object_map::{MapOf, ObjectMap, States};
@@ -38,15 +39,17 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(crate) layout: Layout,
     pub(crate) snap: SnapId,
     pub(crate) read_only: bool,
-    header: RwLock<Arc<Header>>,
+    /// The image is treated as if it had no parent.
+    pub(super) without_parent: bool,
+    /// The parents from the image that a user opened to this one, if it is one of them.
+    pub(super) chain: Vec<ParentSpec>,
+    view: RwLock<View<S>>,
     freshness: Freshness,
     pub(crate) in_flight: Arc<InFlight>,
     /// Not for images that are open read-only.
     pub(crate) lock: OnceLock<ExclusiveLock<S>>,
     /// Only while the lock is held.
     map: RwLock<Option<ObjectMap<S>>>,
-    /// Only for a snapshot, whose map does not change.
-    pub(crate) snapshot_map: OnceLock<States>,
     pub(crate) watcher: Mutex<Option<Watcher<S>>>,
     /// Objects being removed, and by how many discards.
     pub(crate) removing: Mutex<HashMap<u64, u32>>,
@@ -55,6 +58,15 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(crate) clears: Semaphore,
     /// To hand to tasks.
     pub(crate) me: Weak<Self>,
+}
+
+/// What was last seen of the image; it belongs together.
+pub(super) struct View<S: ObjectStore> {
+    pub(super) header: Arc<Header>,
+    /// What the live image, or the snapshot that is open, has its missing objects from.
+    pub(super) parent: Option<Arc<Core<S>>>,
+    /// Only for a snapshot, and only if it is trusted.
+    pub(super) snapshot_map: Option<Arc<States>>,
 }
 
 /// Counts the updates of the header that were announced and those that were looked at.
@@ -66,18 +78,15 @@ struct Freshness {
 }
 
 impl<S: ObjectStore> Core<S> {
-    #[expect(clippy::too_many_arguments, reason = "a constructor with one caller")]
-    pub(crate) fn new(
-        name: Option<String>,
-        id: String,
+    pub(super) fn new(
         store: S,
-        data: S,
-        layout: Layout,
+        found: Found<S>,
         snap: SnapId,
-        read_only: bool,
-        header: Header,
-    ) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
+        access: Access,
+    ) -> Result<Arc<Self>, OpenError> {
+        let Found { name, id, header, layout, data } = found;
+        let data = data?;
+        Ok(Arc::new_cyclic(|me| Self {
             name,
             header_object: names::header_object(&id),
             id,
@@ -86,24 +95,30 @@ impl<S: ObjectStore> Core<S> {
             object_prefix: header.object_prefix.clone(),
             layout,
             snap,
-            read_only,
-            header: RwLock::new(Arc::new(header)),
+            read_only: access.read_only,
+            without_parent: access.without_parent,
+            chain: access.chain,
+            view: RwLock::new(View { header: Arc::new(header), parent: None, snapshot_map: None }),
             freshness: Freshness::default(),
             in_flight: Arc::default(),
             lock: OnceLock::new(),
             map: RwLock::new(None),
-            snapshot_map: OnceLock::new(),
             watcher: Mutex::new(None),
             removing: Mutex::default(),
             discard_options: RwLock::default(),
             clears: Semaphore::new(CLEARS_AT_ONCE),
             me: me.clone(),
-        })
+        }))
     }
 
     /// The metadata as last seen.
     pub(crate) fn header(&self) -> Arc<Header> {
-        self.header.read().clone()
+        self.view().header.clone()
+    }
+
+    /// What was last seen, which must not be held for long.
+    pub(super) fn view(&self) -> RwLockReadGuard<'_, View<S>> {
+        self.view.read()
     }
 
     /// For messages.
@@ -118,7 +133,7 @@ impl<S: ObjectStore> Core<S> {
 
     /// Size in bytes of what is open, as last seen; none if it was a snapshot that is gone.
     pub(crate) fn size(&self) -> Option<u64> {
-        self.header.read().size_at(self.snap)
+        self.view().header.size_at(self.snap)
     }
 
     /// Checks that a range lies inside of the image.
@@ -144,7 +159,12 @@ impl<S: ObjectStore> Core<S> {
         self.freshness.announced.fetch_add(1, Ordering::AcqRel);
     }
 
-    async fn refresh(&self) -> Result<(), OpenError> {
+    /// How many updates of the header were announced.
+    pub(super) fn announced(&self) -> u64 {
+        self.freshness.announced.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn refresh(&self) -> Result<(), OpenError> {
         let freshness = &self.freshness;
         let _one_at_a_time = freshness.refreshing.lock().await;
         let announced = freshness.announced.load(Ordering::Acquire);
@@ -156,16 +176,51 @@ impl<S: ObjectStore> Core<S> {
             action: "read the header",
             source,
         };
-        let header = Header::load(&self.store, &self.header_object, self.read_only).await.map_err(failed)?;
-        check_supported(self.display_name(), &header, self.snap, self.read_only)?;
+        let mut unknown = None;
+        let (header, parent) = loop {
+            let header =
+                Header::load(&self.store, &self.header_object, self.read_only).await.map_err(failed)?;
+            check_supported(self.display_name(), &header, self.read_only)?;
+            match self.parent_of(&header).await {
+                Ok(parent) => break (header, parent),
+                // The parent may have been given up and removed since the header was read.
+                Err(error) if error.errno() == Errno::ENOENT && unknown != header.parent => {
+                    unknown = header.parent;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        // After the header: when that says that there is no parent any more, the map knows of all that came from it.
+        let snapshot_map = self.snapshot_map_of(&header).await;
         let size = header.size_at(self.snap);
         if size != self.size() {
             tracing::info!(image = self.display_name(), ?size, "the image's size has changed");
         }
         debug!(image = self.display_name(), snapc = ?header.snapc, "header refreshed");
-        *self.header.write() = Arc::new(header);
+        let new = View { header: Arc::new(header), parent: parent.clone(), snapshot_map };
+        let old = std::mem::replace(&mut *self.view.write(), new);
         freshness.seen.store(announced, Ordering::Release);
+        if let Some(old) = old.parent
+            && parent.is_none_or(|new| !Arc::ptr_eq(&old, &new))
+        {
+            tokio::spawn(async move { close(&old).await });
+        }
         Ok(())
+    }
+
+    /// The object map of the snapshot that is open, if it can be trusted.
+    async fn snapshot_map_of(&self, header: &Header) -> Option<Arc<States>> {
+        if self.snap == SnapId::HEAD {
+            return None;
+        }
+        // A map of no clone does not change; that of a clone does, when its image is written to or flattened.
+        if header.parent_overlap_at(self.snap) > 0 {
+            // Without watch that would not be noticed.
+            self.watcher.lock().as_ref()?;
+        } else if let View { snapshot_map: Some(known), parent: None, .. } = &*self.view() {
+            return Some(known.clone());
+        }
+        load_map(self, header, self.snap).await.map(Arc::new)
     }
 
     /// Gets the right to change the image, if it takes one, and keeps the metadata current.
@@ -183,12 +238,12 @@ impl<S: ObjectStore> Core<S> {
     }
 
     pub(crate) fn has(&self, feature: Features) -> bool {
-        self.header.read().features.contains(feature)
+        self.view().header.features.contains(feature)
     }
 
     /// How many steps of maintenance go on at the same time. Ceph: `rbd_concurrent_management_ops`.
     pub(crate) fn management_ops(&self) -> usize {
-        let header = self.header.read();
+        let header = self.header();
         let configured = header.config.get("rbd_concurrent_management_ops").and_then(|ops| ops.parse().ok());
         configured.filter(|ops| (1..=MAX_MANAGEMENT_OPS).contains(ops)).unwrap_or(MANAGEMENT_OPS)
     }

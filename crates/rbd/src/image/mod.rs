@@ -5,6 +5,7 @@ mod data;
 mod in_flight;
 mod info;
 mod open;
+mod parent;
 mod read;
 mod run_to_end;
 mod status;
@@ -25,6 +26,7 @@ use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
 pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
 pub(crate) use open::header_object;
+pub(crate) use parent::parent_cap;
 use run_to_end::RunToEnd;
 pub use status::Extent;
 
@@ -62,6 +64,7 @@ pub struct OpenOptions {
     pub(crate) image: ImageRef,
     pub(crate) snapshot: Option<SnapshotRef>,
     pub(crate) read_only: bool,
+    pub(crate) without_parent: bool,
     pub(crate) lock: LockOptions,
 }
 
@@ -75,13 +78,21 @@ impl OpenOptions {
     /// An image, for reading and writing.
     #[must_use]
     pub fn new(image: ImageRef) -> Self {
-        Self { image, snapshot: None, read_only: false, lock: LockOptions::default() }
+        Self { image, snapshot: None, read_only: false, without_parent: false, lock: LockOptions::default() }
     }
 
     /// A snapshot of the image instead of the image itself, for reading.
     #[must_use]
     pub fn snapshot(self, snapshot: SnapshotRef) -> Self {
         Self { snapshot: Some(snapshot), ..self }
+    }
+
+    /// Without its parent, for maintenance of what is not contents: they must be neither read nor changed.
+    ///
+    /// Ceph: `OPEN_FLAG_SKIP_OPEN_PARENT`.
+    #[must_use]
+    pub fn without_parent(self) -> Self {
+        Self { without_parent: true, ..self }
     }
 
     /// For reading only: the lock is never taken.

@@ -8,8 +8,9 @@ use tracing::{debug, warn};
 
 use super::core::Core;
 use super::{ImageRef, OpenOptions, SnapshotRef};
+use crate::cls::ParentSpec;
 use crate::header::Header;
-use crate::lock::ExclusiveLock;
+use crate::lock::{ExclusiveLock, LockOptions};
 use crate::object_map::{self, States};
 use crate::watcher::Watcher;
 use crate::{Features, Flags, Layout, ObjectStore, OpenError, directory, header, names};
@@ -114,12 +115,7 @@ pub(super) fn find_snapshot(
 /// Refuses what cannot be read, or written, correctly.
 ///
 /// Ceph: the checks of `RefreshRequest` in `src/librbd/image/RefreshRequest.cc`.
-pub(super) fn check_supported(
-    image: &str,
-    header: &Header,
-    snap: SnapId,
-    read_only: bool,
-) -> Result<(), OpenError> {
+pub(super) fn check_supported(image: &str, header: &Header, read_only: bool) -> Result<(), OpenError> {
     let refuse = |features: Features, read_only| {
         if features.is_empty() {
             return Ok(());
@@ -131,9 +127,6 @@ pub(super) fn check_supported(
     if !read_only {
         refuse(header.features.common(FORBID_WRITING), false)?;
     }
-    if header.parent_overlap_at(snap) > 0 {
-        return Err(OpenError::Clone { image: image.to_owned() });
-    }
     Ok(())
 }
 
@@ -142,29 +135,48 @@ pub(super) async fn open<S: ObjectStore>(store: S, options: OpenOptions) -> Resu
     let shown = options.image.as_str();
     let found = find(&store, &options.image, read_only).await?;
     let snap = find_snapshot(shown, &found.header, options.snapshot.as_ref())?;
-    check_supported(shown, &found.header, snap, read_only)?;
-    let data = found.data?;
-    let core = Core::new(found.name, found.id, store, data, found.layout, snap, read_only, found.header);
+    let OpenOptions { without_parent, lock, .. } = options;
+    open_found(store, found, snap, Access { read_only, without_parent, chain: Vec::new(), lock }).await
+}
 
+/// How an image is opened.
+pub(super) struct Access {
+    pub(super) read_only: bool,
+    pub(super) without_parent: bool,
+    /// The parents from the image that a user opened to this one, if it is one of them.
+    pub(super) chain: Vec<ParentSpec>,
+    pub(super) lock: LockOptions,
+}
+
+/// Opens an image that was found, at a snapshot.
+pub(super) async fn open_found<S: ObjectStore>(
+    store: S,
+    found: Found<S>,
+    snap: SnapId,
+    access: Access,
+) -> Result<Arc<Core<S>>, OpenError> {
+    let (read_only, lock) = (access.read_only, access.lock.clone());
+    let exclusive = lock.exclusive;
+    check_supported(found.name.as_deref().unwrap_or(&found.id), &found.header, read_only)?;
+    let core = Core::new(store, found, snap, access)?;
     if !read_only {
-        let lock =
-            ExclusiveLock::new(core.store.clone(), core.header_object.clone(), options.lock.clone(), &core);
+        let lock = ExclusiveLock::new(core.store.clone(), core.header_object.clone(), lock, &core);
         assert!(core.lock.set(lock).is_ok(), "nobody else has seen the image yet");
     }
-    let ready = async {
+    let opened = async {
         watch(&core).await?;
-        if options.lock.exclusive { lock_at_once(&core).await } else { Ok(()) }
+        // Something may have changed between reading the header and watching it.
+        core.outdate();
+        core.refresh().await?;
+        if exclusive { lock_at_once(&core).await } else { Ok(()) }
     };
-    if let Err(error) = ready.await {
-        close(&core).await;
-        return Err(error);
+    match opened.await {
+        Ok(()) => Ok(core),
+        Err(error) => {
+            close(&core).await;
+            Err(error)
+        }
     }
-    if snap != SnapId::HEAD
-        && let Some(map) = load_map(&core, snap).await
-    {
-        assert!(core.snapshot_map.set(map).is_ok(), "nobody else has seen the image yet");
-    }
-    Ok(core)
 }
 
 /// Starts to listen to other clients. Who may only read may not watch, and goes without.
@@ -176,12 +188,7 @@ async fn watch<S: ObjectStore>(core: &Arc<Core<S>>) -> Result<(), OpenError> {
                 lock.watch_registered(watcher.cookie());
             }
             *core.watcher.lock() = Some(watcher);
-            // Something may have changed between reading the header and watching it.
-            core.outdate();
-            core.ensure_fresh().await.map_err(|error| match error {
-                crate::ImageError::Refresh(error) => *error,
-                _ => unreachable!("refreshing fails in no other way"),
-            })
+            Ok(())
         }
         Err(error) if core.read_only && (error.is(Errno::EPERM) || error.is(Errno::EACCES)) => {
             debug!(image, %error, "cannot watch the header, changes will not be noticed");
@@ -204,8 +211,12 @@ async fn lock_at_once<S: ObjectStore>(core: &Core<S>) -> Result<(), OpenError> {
 ///
 /// It may be read without holding the lock: its owner marks an object before creating it. But the flags have to
 /// be read after the map: they are set before an object is created that the map does not know of.
-pub(super) async fn load_map<S: ObjectStore>(core: &Core<S>, snap: SnapId) -> Option<States> {
-    if !core.has(Features::OBJECT_MAP) {
+pub(super) async fn load_map<S: ObjectStore>(
+    core: &Core<S>,
+    header: &Header,
+    snap: SnapId,
+) -> Option<States> {
+    if !header.features.contains(Features::OBJECT_MAP) {
         return None;
     }
     let load = async {
@@ -225,8 +236,18 @@ pub(super) async fn load_map<S: ObjectStore>(core: &Core<S>, snap: SnapId) -> Op
     }
 }
 
-/// Ends what was begun: all changes, then the lock, then the watch that proves that its owner is alive.
+/// Ends what was begun: all changes, then the lock, then the watch that proves that its owner is alive; and closes the
+/// parents. Reading goes on to work.
 pub(super) async fn close<S: ObjectStore>(core: &Core<S>) {
+    close_one(core).await;
+    let mut next = core.parent();
+    while let Some(parent) = next {
+        close_one(&parent.core).await;
+        next = parent.core.parent();
+    }
+}
+
+async fn close_one<S: ObjectStore>(core: &Core<S>) {
     core.in_flight.close();
     core.in_flight.barrier().await;
     if let Some(lock) = core.lock.get()

@@ -1,5 +1,6 @@
 //! Reading.
 
+use ceph_codec::SnapId;
 use futures::StreamExt;
 use rados::{Errno, OpError, OpReply, Operation, SparseExtents};
 
@@ -42,10 +43,15 @@ impl<S: ObjectStore> Core<S> {
         Ok(data)
     }
 
-    /// Reads a part of one object; what is not there is a hole.
-    async fn read_object(&self, extent: Extent) -> Result<ReadData, ImageError> {
+    /// Reads a part of one object; what is not there comes from the parent, or is a hole.
+    pub(super) async fn read_object(&self, extent: Extent) -> Result<ReadData, ImageError> {
+        // Looked up before the object: it may get what comes from the parent, and the parent go, at any time.
+        let origin = self.origin(extent.object);
         if self.is_known_to_be_missing(extent.object) {
-            return Ok(ReadData::hole(extent.len));
+            return match origin {
+                Some(origin) => self.read_missing(extent, origin).await,
+                None => Ok(ReadData::hole(extent.len)),
+            };
         }
         let name = names::data_object(&self.object_prefix, extent.object);
         let sparse = extent.len >= SPARSE_READ_MIN;
@@ -61,15 +67,20 @@ impl<S: ObjectStore> Core<S> {
             .and_then(|reply| contents(&reply, extent, sparse))
         {
             Ok(data) => Ok(data),
-            Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(ReadData::hole(extent.len)),
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => match origin {
+                Some(origin) => self.read_missing(extent, origin).await,
+                None => Ok(ReadData::hole(extent.len)),
+            },
             Err(error) => Err(self.failed(name, error)),
         }
     }
 
     /// Whether an object map that cannot be outdated says so.
     pub(super) fn is_known_to_be_missing(&self, object: u64) -> bool {
-        if let Some(map) = self.snapshot_map.get() {
-            return map.get(object) == Some(ObjectState::Nonexistent);
+        if self.snap != SnapId::HEAD {
+            let view = self.view();
+            return view.snapshot_map.as_ref().and_then(|map| map.get(object))
+                == Some(ObjectState::Nonexistent);
         }
         // A client that was taken for dead must not answer from memory what its successor has overwritten.
         self.map().is_some_and(|map| !map.may_exist(object)) && !self.store.is_blocklisted()

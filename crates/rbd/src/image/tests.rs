@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "test")]
 
+mod clones;
 mod integrity;
 mod life;
 mod metadata;

@@ -92,7 +92,7 @@ impl<S: ObjectStore> Core<S> {
         len: u64,
         change: impl Future<Output = Result<(), ImageError>>,
     ) -> Result<(), ImageError> {
-        if self.read_only {
+        if self.read_only || self.parent().is_some() {
             return Err(ImageError::ReadOnly);
         }
         let _ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;

@@ -1,6 +1,6 @@
 //! What other tools do to images: make them, resize them, take snapshots.
 
-use ceph_codec::{Encode, PoolId, SnapId, Utime};
+use ceph_codec::{Encode, PoolId, SnapId, Utime, versioned};
 use rados::Errno;
 
 use super::cls_children::Parent;
@@ -87,6 +87,35 @@ impl MemStore {
             cluster.object_mut(self.map_key(&id, SnapId::HEAD)).data = states.encoded(true);
         }
         Ok(id)
+    }
+
+    /// Makes a clone of a snapshot and returns its id. `parent` is where the parent is: another pool or namespace of the
+    /// same cluster, or this one. The parent does not learn of it.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the clone's layout is impossible.
+    pub fn create_clone(
+        &self,
+        image: &NewImage,
+        parent: &Self,
+        parent_id: &str,
+        snap: SnapId,
+        overlap: u64,
+    ) -> Result<String, LayoutError> {
+        let id = self.create_image(image)?;
+        self.set_parent(&id, parent, parent_id, snap, overlap);
+        Ok(id)
+    }
+
+    /// Changes what an image is a clone of, and the bytes it may have from it.
+    pub fn set_parent(&self, id: &str, parent: &Self, parent_id: &str, snap: SnapId, overlap: u64) {
+        let mut stored = Vec::new();
+        versioned(&mut stored, 2, 2, |out| {
+            (parent.pool, &*parent.namespace).encode(out);
+            (parent_id, snap).encode(out);
+            Some(overlap).encode(out);
+        });
+        self.set_header_key(id, "parent", stored);
     }
 
     /// Takes a snapshot, as the owner of the exclusive lock does for `rbd snap create`: the header and the object

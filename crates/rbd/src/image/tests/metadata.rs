@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{OpenError, SnapshotRef, list_images};
-use ceph_codec::{Encode, PoolId, SnapId, versioned};
+use ceph_codec::PoolId;
 use rados::{Errno, OpError, SnapContext};
 
 async fn refused(store: &MemStore, options: OpenOptions) -> OpenError {
@@ -118,28 +118,6 @@ fn unknown_features_are_refused_where_the_osd_says_so() {
     run(async {
         let error = refused(&store, OpenOptions::image("img").read_only()).await;
         assert!(error.to_string().contains("0x10000000000"), "{error}");
-    });
-}
-
-#[test]
-fn clones_are_refused_but_shown() {
-    let (store, parent_id) = new_store(&small(61));
-    let snap = store.create_snapshot(&parent_id, "base").unwrap();
-    let id = store.create_image(&NewImage { name: "kid".into(), ..small(61) }).unwrap();
-    let mut parent = Vec::new();
-    versioned(&mut parent, 2, 2, |out| {
-        (PoolId(1), "").encode(out);
-        (&parent_id, snap).encode(out);
-        Some(MIB).encode(out);
-    });
-    store.set_header_key(&id, "parent", parent);
-    run(async {
-        let error = refused(&store, OpenOptions::image("kid")).await;
-        assert_eq!(error.to_string(), "image kid is a clone, and clones are not supported yet");
-        let details = Image::inspect(&store, &OpenOptions::image("kid")).await.unwrap();
-        let parent = details.info.parent.unwrap();
-        assert_eq!((parent.pool.as_str(), parent.image.as_str()), ("rbd", "img"));
-        assert_eq!((parent.snapshot.as_str(), parent.overlap, parent.trash), ("base", MIB, false));
     });
 }
 
