@@ -4,17 +4,13 @@
 //!
 //! Ceph: `src/cls/rbd/cls_rbd.cc`, `src/cls/rbd/cls_rbd_types.cc`; the client's side is `cls_rbd_client.cc`.
 
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod children;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod create;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod directory;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod namespaces;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod parent;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod trash;
 
 use std::collections::BTreeMap;
@@ -182,6 +178,11 @@ pub(crate) fn get_id() -> Call<String> {
 /// On a directory: up to `max` names after `after`, with their ids.
 pub(crate) fn dir_list(after: &str, max: u64) -> Call<BTreeMap<String, String>> {
     Call::rbd("dir_list", (after, max).encode_to_vec())
+}
+
+/// On a directory. `ENOENT` if there is no image of that name.
+pub(crate) fn dir_get_id(name: &str) -> Call<String> {
+    Call::rbd("dir_get_id", name.encode_to_vec())
 }
 
 /// On a directory.

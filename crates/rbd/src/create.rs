@@ -317,12 +317,12 @@ impl Plan {
             }
             // Another image has that id: its header is not ours to remove.
             Err(error) if made.len() == 1 && error.errno() == Errno::EEXIST => {
-                self.undo(store, name, &id, &made).await;
+                unmake(store, name, &id, &made).await;
                 Err(OperationError::Op { doing: "make the header", source: OpError::Errno(Errno(9)) }) // EBADF
             }
             Err(error) => {
                 warn!(name, header, %error, "the image is undone");
-                self.undo(store, name, &id, &made).await;
+                unmake(store, name, &id, &made).await;
                 Err(error)
             }
         }
@@ -410,17 +410,18 @@ impl Plan {
             }
         }
     }
+}
 
-    async fn undo<S: ObjectStore>(&self, store: &S, name: &str, id: &str, made: &[String]) {
-        for object in made.iter().rev() {
-            if let Err(error) = change(store, object, Operation::new().delete()).await {
-                warn!(object, %error, "could not remove what there is of an image");
-            }
+/// Removes what there is of an image that could not be made: those objects, the last first, and the name.
+pub(crate) async fn unmake<S: ObjectStore>(store: &S, name: &str, id: &str, objects: &[String]) {
+    for object in objects.iter().rev() {
+        if let Err(error) = directory::remove(store, object).await {
+            warn!(object, %error, "could not remove what there is of an image");
         }
-        let operation = cls::directory::dir_remove_image(Operation::new(), name, id);
-        if let Err(error) = change(store, DIRECTORY, operation).await {
-            warn!(name, id, %error, "could not remove an image from the directory again");
-        }
+    }
+    let operation = cls::directory::dir_remove_image(Operation::new(), name, id);
+    if let Err(error) = change(store, DIRECTORY, operation).await {
+        warn!(name, id, %error, "could not remove an image from the directory again");
     }
 }
 

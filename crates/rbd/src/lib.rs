@@ -1,5 +1,7 @@
 //! RBD images on any object store: layout, snapshots, exclusive lock, object map, I/O.
 
+mod children;
+mod clone;
 mod cls;
 mod config;
 mod create;
@@ -19,10 +21,13 @@ mod object_map;
 mod operations;
 mod pool;
 mod rados_store;
+mod remove;
 mod store;
 mod trash;
 mod watcher;
 
+pub use children::{Child, list_children};
+pub use clone::{CloneError, CloneOptions, clone_image};
 pub use cls::SnapshotNamespace;
 pub use config::{
     Config, ConfigError, ConfigOption, ConfigSource, check_image_option, list_image_config, list_pool_config,
@@ -52,8 +57,12 @@ pub use namespaces::{
 pub use object_map::ObjectMapError;
 pub use operations::{OperationError, Progress};
 pub use pool::{ImageStats, PoolStats, init_pool, pool_stats};
+pub use remove::{Removal, RemoveError, check_remove_image, remove_image};
 pub use store::ObjectStore;
-pub use trash::{TrashEntry, TrashSource, TrashState, list_trash};
+pub use trash::{
+    TrashEntry, TrashError, TrashSource, TrashState, check_purge_trash, check_remove_from_trash, list_trash,
+    move_to_trash, purge_trash, remove_from_trash, restore_from_trash,
+};
 pub use watcher::{ClientId, NotifyMessage, NotifyOp};
 
 /// Decodes what an object class returns, the kind of it in the first byte. For fuzzing: whatever the bytes, it

@@ -7,7 +7,10 @@ use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
-use crate::{ConfigError, CreateError, FormatError, ImageError, ManualLockError, NamespaceError, OpenError};
+use crate::{
+    CloneError, ConfigError, CreateError, FormatError, ImageError, ManualLockError, NamespaceError,
+    OpenError, RemoveError, TrashError,
+};
 
 /// Why an operation on an image failed.
 #[derive(Debug, Clone, Error)]
@@ -36,6 +39,15 @@ pub enum OperationError {
     /// An image cannot be made.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// An image cannot be cloned.
+    #[error(transparent)]
+    Clone(#[from] CloneError),
+    /// An image must not be removed.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+    /// Something cannot be done to an image in the trash.
+    #[error(transparent)]
+    Trash(#[from] TrashError),
     /// A namespace cannot be made or removed.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -79,6 +91,9 @@ impl OperationError {
             Self::Open(error) => error.errno(),
             Self::NoSnapshot { .. } => Errno::ENOENT,
             Self::Create(error) => error.errno(),
+            Self::Clone(error) => error.errno(),
+            Self::Remove(error) => error.errno(),
+            Self::Trash(error) => error.errno(),
             Self::Namespace(error) => error.errno(),
             Self::Config(error) => error.errno(),
             Self::SnapshotOrder { .. } | Self::NoStartSnapshot { .. } => Errno::EINVAL,
@@ -95,6 +110,9 @@ impl OperationError {
         match self {
             Self::Open(error) => error.help(),
             Self::Create(error) => error.help(),
+            Self::Clone(error) => error.help(),
+            Self::Remove(error) => error.help(),
+            Self::Trash(error) => error.help(),
             Self::Namespace(error) => error.help(),
             Self::Lock(error) => error.help(),
             Self::Image(ImageError::Lock(error)) => error.help("IMAGE"),
