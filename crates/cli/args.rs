@@ -1,13 +1,19 @@
 //! The command line.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
+
 use ceph_conf::Overrides;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cluster::ClusterArgs;
 use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
-use crate::{diff, du, export, info, ls, serve, snap, status};
+use crate::{
+    config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, serve, snap, status,
+    trash, watch,
+};
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
 #[derive(Debug, Parser)]
@@ -33,6 +39,8 @@ Examples:
 pub(crate) enum Command {
     /// Serve images over NBD, until SIGTERM or SIGINT.
     Serve(ServeArgs),
+    /// Make an empty image.
+    Create(create::CreateArgs),
     /// Show what changed in an image since a snapshot, or since it was made.
     Diff(diff::DiffArgs),
     /// Show how much images and their snapshots use.
@@ -47,17 +55,38 @@ pub(crate) enum Command {
     /// List the images of a pool.
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
-    /// Work on the snapshots of an image.
+    /// Look after the snapshots of an image.
     #[command(subcommand)]
     Snap(snap::SnapCommand),
     /// Show who has an image open.
     Status(status::StatusArgs),
+    /// Show, take and break the lock of an image.
+    #[command(subcommand)]
+    Lock(lock::LockCommand),
+    /// Look after the images in the trash.
+    #[command(subcommand)]
+    Trash(trash::TrashCommand),
+    /// Look after the pairs of keys and values that an image carries.
+    #[command(subcommand)]
+    ImageMeta(image_meta::ImageMetaCommand),
+    /// Look after the options that an image has values of its own for.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Look after the namespaces of a pool.
+    #[command(subcommand)]
+    Namespace(namespace::NamespaceCommand),
+    /// Look after a pool for images.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// Print what clients tell each other about an image, until enter is pressed.
+    Watch(watch::WatchArgs),
 }
 
 impl Command {
     pub(crate) fn run(&self, overrides: &Overrides) -> Result<(), Error> {
         match self {
             Self::Serve(args) => serve::run(args, overrides),
+            Self::Create(args) => block_on(create::run(args, overrides)),
             Self::Diff(args) => block_on(diff::run(args, overrides)),
             Self::Du(args) => block_on(du::run(args, overrides)),
             Self::Export(args) => block_on(export::run(args, overrides)),
@@ -66,8 +95,60 @@ impl Command {
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),
             Self::Status(args) => block_on(status::run(args, overrides)),
+            Self::Lock(command) => block_on(lock::run(command, overrides)),
+            Self::Trash(command) => block_on(trash::run(command, overrides)),
+            Self::ImageMeta(command) => block_on(image_meta::run(command, overrides)),
+            Self::Config(command) => block_on(config::run(command, overrides)),
+            Self::Namespace(command) => block_on(namespace::run(command, overrides)),
+            Self::Pool(command) => block_on(pool::run(command, overrides)),
+            Self::Watch(args) => block_on(watch::run(args, overrides)),
         }
     }
+}
+
+impl Args {
+    /// The command line of this process.
+    pub(crate) fn from_process() -> Result<Self, clap::Error> {
+        Self::try_parse_from(command_first(std::env::args_os().collect()))
+    }
+}
+
+/// Moves options that stand before or between the words of the command behind them: `rbd -p POOL ls` is as good as
+/// `rbd ls -p POOL`.
+fn command_first(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut command = &Args::command();
+    let with_value = options_with_value(command);
+    let mut arguments = arguments.into_iter().peekable();
+    let mut words: Vec<_> = arguments.next().into_iter().collect();
+    let mut options = Vec::new();
+    while let Some(next) = arguments.next_if(|next| next != "--") {
+        let text = next.to_string_lossy().into_owned();
+        if text.starts_with('-') && text.len() > 1 {
+            options.push(next);
+            if with_value.contains(&text) {
+                options.extend(arguments.next());
+            }
+        } else {
+            words.push(next);
+            match command.find_subcommand(&text) {
+                Some(found) if found.has_subcommands() => command = found,
+                _ => break,
+            }
+        }
+    }
+    words.into_iter().chain(options).chain(arguments).collect()
+}
+
+/// How options are spelled that have a value behind them, those of all commands.
+fn options_with_value(command: &clap::Command) -> HashSet<String> {
+    let mut found: HashSet<String> = command.get_subcommands().flat_map(options_with_value).collect();
+    for option in command.get_arguments().filter(|option| option.get_action().takes_values()) {
+        found.extend(option.get_short().map(|name| format!("-{name}")));
+        found.extend(
+            option.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}")),
+        );
+    }
+    found
 }
 
 /// Runs everything on this thread.
@@ -77,8 +158,6 @@ fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Erro
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -92,6 +171,23 @@ mod tests {
             let args = Args::try_parse_from(line.split(' ')).unwrap();
             let overrides = args.cluster.overrides();
             assert_eq!((overrides.id.as_deref(), overrides.conf), (Some("a"), Some("f".into())), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_the_words_of_the_command() {
+        for (typed, moved) in [
+            ("x -p pool ls", "x ls -p pool"),
+            ("x ls -p pool", "x ls -p pool"),
+            ("x --pool pool snap --image i ls --all", "x snap ls --pool pool --image i --all"),
+            ("x --format=json -l ls pool", "x ls --format=json -l pool"),
+            ("x -ppool ls pool", "x ls -ppool pool"),
+            ("x info -- -p", "x info -- -p"),
+            ("x --help", "x --help"),
+            ("x what -p ls", "x what -p ls"),
+        ] {
+            let arguments = command_first(typed.split(' ').map(OsString::from).collect());
+            assert_eq!(arguments, moved.split(' ').map(OsString::from).collect::<Vec<_>>(), "{typed}");
         }
     }
 }

@@ -1,11 +1,14 @@
 //! A connection to a cluster, and the pools behind image names.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ceph_conf::{Config, Environment, ImageSpec, Overrides};
 use clap::Args as ClapArgs;
 use rados::{Client, ConnectError, Errno, IoCtx, Options};
 use rbd::{Image, ImageDetails, OpenOptions, OperationError};
+
+use tracing::warn;
 
 use crate::report::Error;
 use crate::target::Target;
@@ -103,11 +106,15 @@ impl Cluster {
 
     /// Connects to the cluster of one image, and shows that image.
     pub(crate) async fn inspect(target: &Target) -> Result<ImageDetails, Error> {
-        let cluster = Self::connect(&target.overrides).await?;
-        let pool = cluster.pool(&target.spec).await?;
+        Self::connect(&target.overrides).await?.show(target).await
+    }
+
+    /// Shows an image.
+    pub(crate) async fn show(&self, target: &Target) -> Result<ImageDetails, Error> {
+        let pool = self.pool(&target.spec).await?;
         Image::inspect(&pool, &target.open_options(true))
             .await
-            .map_err(|source| cluster.open_error(&target.spec, source))
+            .map_err(|source| self.open_error(&target.spec, source))
     }
 
     pub(crate) async fn open(&self, target: &Target, options: OpenOptions) -> Result<Image<IoCtx>, Error> {
@@ -120,16 +127,48 @@ impl Cluster {
     }
 
     pub(crate) async fn pool_by_name(&self, pool: &str, namespace: Option<&str>) -> Result<IoCtx, Error> {
-        match self.client.pool(pool).await {
-            Ok(found) => Ok(found.with_namespace(namespace.unwrap_or_default())),
-            Err(error) if error.is(Errno::ENOENT) => Err(Error::NoPool { pool: pool.to_owned() }),
-            Err(source) => Err(Error::Pool { pool: pool.to_owned(), source }),
+        let found = match self.client.pool(pool).await {
+            Err(error) if error.is(Errno::ENOENT) => return Err(Error::NoPool { pool: pool.to_owned() }),
+            found => found.map_err(|source| Error::Pool { pool: pool.to_owned(), source })?,
+        };
+        let Some(namespace) = namespace else { return Ok(found) };
+        let found = found.with_namespace(namespace);
+        match rbd::namespace_exists(&found, namespace).await {
+            Ok(true) => Ok(found),
+            Ok(false) => Err(Error::NoNamespace { pool: pool.to_owned(), namespace: namespace.to_owned() }),
+            Err(source) => Err(self.failed("look into", format!("{pool}/{namespace}"), source)),
         }
     }
 
-    /// What did not work on an image, and why.
-    pub(crate) fn failed(&self, doing: &'static str, spec: &ImageSpec, source: OperationError) -> Error {
-        Error::Operation { doing, what: spec.to_string(), user: self.user.clone(), source: Box::new(source) }
+    /// The options of block devices, from the configuration and the monitors. Values that make no sense are ignored,
+    /// as by librbd.
+    pub(crate) fn config(&self) -> rbd::Config {
+        let mut config = rbd::Config::default();
+        for (name, value) in self.client.config().borrow().options() {
+            if let Err(error) = config.set(name, value) {
+                warn!(%error, "an option is ignored");
+            }
+        }
+        config
+    }
+
+    /// All metadata pairs of an image.
+    pub(crate) async fn metadata(&self, target: &Target) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        let pool = self.pool(&target.spec).await?;
+        rbd::list_metadata(&pool, &target.image_ref())
+            .await
+            .map_err(|source| self.open_error(&target.spec, source))
+    }
+
+    /// What did not work, on what, and why.
+    pub(crate) fn failed(
+        &self,
+        doing: &'static str,
+        what: impl ToString,
+        source: impl Into<OperationError>,
+    ) -> Error {
+        let source = Box::new(source.into());
+        Error::Operation { doing, what: what.to_string(), user: self.user.clone(), source }
     }
 
     pub(crate) fn client(&self) -> &Client {

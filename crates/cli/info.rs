@@ -94,6 +94,16 @@ fn parent_json(parent: &ParentInfo) -> Value {
     })
 }
 
+/// What lists of images show of a parent.
+pub(crate) fn parent_spec_json(parent: &ParentInfo) -> Value {
+    json!({
+        "pool": parent.pool,
+        "pool_namespace": parent.pool_namespace,
+        "image": parent.image,
+        "snapshot": parent.snapshot,
+    })
+}
+
 /// `POOL/[NAMESPACE/]IMAGE@SNAPSHOT` of a parent.
 pub(crate) fn parent_name(parent: &ParentInfo) -> String {
     let ParentInfo { pool, pool_namespace, image, snapshot, .. } = parent;

@@ -59,12 +59,7 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
 }
 
 fn table(lines: &[Line<'_>]) -> String {
-    let rows: Vec<_> = lines.iter().map(Line::to_row).collect();
-    // Ceph: no headings either where there is nothing to list.
-    if rows.is_empty() {
-        return String::new();
-    }
-    text::table(["NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK"], &rows)
+    text::listing(["NAME", ">SIZE", "PARENT", ">FMT", "PROT", "LOCK"], lines.iter().map(Line::to_row))
 }
 
 /// An image; none if it was removed after the list was made.
@@ -106,18 +101,13 @@ impl Line<'_> {
         }
         line["size"] = json!(self.size());
         if let Some(parent) = &info.parent {
-            line["parent"] = json!({
-                "pool": parent.pool,
-                "pool_namespace": parent.pool_namespace,
-                "image": parent.image,
-                "snapshot": parent.snapshot,
-            });
+            line["parent"] = info::parent_spec_json(parent);
         }
         line["format"] = json!(info.format);
         if let Some(snapshot) = self.snapshot {
             line["protected"] = json!(snapshot.protected.to_string());
-        } else if self.image.lock_owner.is_some() {
-            line["lock_type"] = json!("exclusive");
+        } else if !self.image.locks.owners.is_empty() {
+            line["lock_type"] = json!(if self.image.locks.exclusive { "exclusive" } else { "shared" });
         }
         line
     }
@@ -128,14 +118,18 @@ impl Line<'_> {
             None => self.name().to_owned(),
         };
         let protected = self.snapshot.is_some_and(|snapshot| snapshot.protected);
-        let locked = self.snapshot.is_none() && self.image.lock_owner.is_some();
+        let lock = match &self.image.locks {
+            locks if self.snapshot.is_some() || locks.owners.is_empty() => "",
+            locks if locks.exclusive => "excl",
+            _ => "shr",
+        };
         [
             name,
             text::bytes(self.size()),
             self.image.info.parent.as_ref().map(info::parent_name).unwrap_or_default(),
             self.image.info.format.to_string(),
             if protected { "yes" } else { "" }.to_owned(),
-            if locked { "excl" } else { "" }.to_owned(),
+            lock.to_owned(),
         ]
     }
 }

@@ -11,34 +11,40 @@
 
 mod args;
 mod cluster;
+mod config;
+mod create;
 mod device;
 mod diff;
+mod dry_run;
 mod du;
 mod export;
 mod file;
 mod harden;
+mod image_meta;
+mod image_options;
 mod info;
+mod lock;
 mod log;
 mod ls;
+mod namespace;
 mod output;
+mod pool;
 mod predecessors;
 #[allow(dead_code, reason = "commands that change images come one by one")]
 mod progress;
 mod report;
 mod serve;
-#[allow(dead_code, reason = "commands that change images come one by one")]
 mod size;
 mod snap;
 #[allow(dead_code, reason = "commands that change images come one by one")]
 mod spec;
 mod status;
-#[allow(dead_code, reason = "commands that change images come one by one")]
 mod target;
 mod text;
+mod trash;
+mod watch;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use args::Args;
 
@@ -48,7 +54,7 @@ use args::Args;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::from_process() {
         Ok(args) => args,
         Err(error) => {
             // Help and version are errors of the parser, too.

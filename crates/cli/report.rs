@@ -21,6 +21,8 @@ pub(crate) enum Error {
     QemuName(#[from] QemuError),
     #[error(transparent)]
     Usage(#[from] UsageError),
+    #[error(transparent)]
+    Option(#[from] rbd::ConfigError),
     #[error("--pretty-format is for JSON, and --format json is not given")]
     PrettyPlain,
     #[error("--export-name is for a single image, and {count} are to be served")]
@@ -45,6 +47,8 @@ pub(crate) enum Error {
     Connect { user: String, source: Box<ConnectError> },
     #[error("there is no pool {pool}")]
     NoPool { pool: String },
+    #[error("pool {pool} has no namespace {namespace}")]
+    NoNamespace { pool: String, namespace: String },
     #[error("cannot look up pool {pool}")]
     Pool { pool: String, source: OpError },
     #[error("cannot open {spec} as {user}")]
@@ -82,12 +86,13 @@ impl Error {
             Self::Spec(_)
             | Self::QemuName(_)
             | Self::Usage(_)
+            | Self::Option(_)
             | Self::PrettyPlain
             | Self::OneNameForMany { .. }
             | Self::SameName { .. }
             | Self::Address { .. }
             | Self::NotLoopback { .. } => Errno::EINVAL,
-            Self::NoPool { .. } => Errno::ENOENT,
+            Self::NoPool { .. } | Self::NoNamespace { .. } => Errno::ENOENT,
             Self::Pool { source, .. } | Self::List { source, .. } => source.errno(),
             Self::Open { source, .. } => source.errno(),
             Self::Operation { source, .. } => source.errno(),
@@ -126,6 +131,7 @@ impl Error {
             }
             Self::Connect { source, .. } => return source.help(),
             Self::NoPool { .. } => "see the pools with `ceph osd lspools`".into(),
+            Self::NoNamespace { pool, .. } => format!("see the namespaces with `rbd namespace ls {pool}`"),
             Self::Open { spec, user, source } => return open_help(spec, user, source),
             Self::List { pool, user, source } if denied(source) => caps_help(user, pool),
             Self::Operation { source, .. } => return source.help(),

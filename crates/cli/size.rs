@@ -2,12 +2,22 @@
 
 use clap::Args as ClapArgs;
 
+use crate::report::Error;
+use crate::spec::UsageError;
+
 /// The size of an image.
-#[derive(Debug, Clone, Copy, ClapArgs)]
+#[derive(Debug, Clone, Copy, Default, ClapArgs)]
 pub(crate) struct SizeArgs {
     /// Size of the image, in MiB or with a unit: 512, 10G, 4096B
-    #[arg(short, long = "size", value_name = "SIZE", value_parser = image_size)]
-    pub(crate) bytes: u64,
+    #[arg(short, long, value_name = "SIZE", value_parser = image_size)]
+    size: Option<u64>,
+}
+
+impl SizeArgs {
+    /// Bytes.
+    pub(crate) fn required(self) -> Result<u64, Error> {
+        Ok(self.size.ok_or(UsageError::Missing { what: "--size" })?)
+    }
 }
 
 /// Bytes; a number without unit is MiB. Ceph: `validate` for `ImageSize` in `src/tools/rbd/ArgumentTypes.cc`.

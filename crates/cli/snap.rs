@@ -69,9 +69,6 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
 }
 
 fn to_table(snapshots: &[Snapshot], all: bool) -> String {
-    if snapshots.is_empty() {
-        return String::new();
-    }
     let row = |snapshot: &Snapshot| {
         [
             snapshot.id.to_string(),
@@ -83,14 +80,14 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
     };
     const HEADINGS: [&str; 5] = [">SNAPID", "NAME", ">SIZE", "PROTECTED", ">TIMESTAMP"];
     if !all {
-        return text::table(HEADINGS, &snapshots.iter().map(row).collect::<Vec<_>>());
+        return text::listing(HEADINGS, snapshots.iter().map(row));
     }
     let [id, name, size, protected, timestamp] = HEADINGS;
     let rows = snapshots.iter().map(|snapshot| {
         let [id, name, size, protected, timestamp] = row(snapshot);
         [id, name, size, protected, timestamp, namespace(snapshot)]
     });
-    text::table([id, name, size, protected, timestamp, "NAMESPACE"], &rows.collect::<Vec<_>>())
+    text::listing([id, name, size, protected, timestamp, "NAMESPACE"], rows)
 }
 
 fn namespace(snapshot: &Snapshot) -> String {

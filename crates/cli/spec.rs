@@ -3,6 +3,7 @@
 //!
 //! Ceph: `get_pool_generic_snapshot_names` in `src/tools/rbd/Utils.cc`.
 
+use std::fmt;
 use std::slice;
 
 use ceph_conf::{ImageSpec, Overrides, QemuRbd};
@@ -181,6 +182,15 @@ impl<'a> Positionals<'a> {
 pub(crate) struct PoolSpec {
     pub(crate) pool: String,
     pub(crate) namespace: Option<String>,
+}
+
+impl fmt::Display for PoolSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}", self.pool),
+            None => f.write_str(&self.pool),
+        }
+    }
 }
 
 impl PoolArgs {

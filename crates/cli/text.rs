@@ -76,6 +76,15 @@ pub(crate) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
     })
 }
 
+/// The same, but nothing at all if there are no rows, not even headings: lists of `rbd`.
+pub(crate) fn listing<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
+    if rows.is_empty() { String::new() } else { table(headings, &rows) }
+}
+
 #[cfg(test)]
 mod tests {
     use ceph_codec::{EntityName, EntityType};

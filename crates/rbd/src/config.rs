@@ -135,8 +135,8 @@ impl Config {
     }
 
     /// The value of an option that is true or false.
-    #[allow(dead_code, reason = "removal to come")]
-    pub(crate) fn is_set(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn is_set(&self, name: &str) -> bool {
         self.get(name) == "true"
     }
 

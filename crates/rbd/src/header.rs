@@ -233,7 +233,7 @@ impl SnapshotSlots {
     }
 }
 
-/// All metadata pairs.
+/// All metadata pairs of an image.
 pub(crate) async fn metadata<S: ObjectStore>(
     store: &S,
     object: &str,

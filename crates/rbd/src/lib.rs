@@ -42,7 +42,7 @@ pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
 pub use image::{
     DiscardOptions, Extent, Image, ImageDetails, ImageInfo, ImageRef, MirroringInfo, OpenOptions, ParentInfo,
-    ReadData, Segment, SegmentIter, SnapshotRef,
+    ReadData, Segment, SegmentIter, SnapshotRef, list_metadata,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{

@@ -1,16 +1,18 @@
 //! What `rbd info` and `rbd status` show.
 
-use ceph_codec::{Decode, PoolId, SnapId, Utime};
+use std::collections::BTreeMap;
+
+use ceph_codec::{PoolId, SnapId, Utime};
 use rados::{Errno, ObjectWatcher, OpError, Operation};
 
 use super::core::Core;
-use super::open::{Found, find, find_snapshot};
+use super::open::{Found, find, find_snapshot, header_object};
 use super::{ImageRef, OpenOptions};
 use crate::cls::{self, ParentSpec};
-use crate::header::Header;
-use crate::lock::cls::{LockInfo, get_info};
+use crate::header::{self, Header};
+use crate::lock::locks_of;
 use crate::{
-    Features, Flags, Layout, LockOwner, ObjectStore, OpFeatures, OpenError, Snapshot, directory, names,
+    Features, Flags, Layout, LockOwner, Locks, ObjectStore, OpFeatures, OpenError, Snapshot, directory, names,
 };
 
 /// The object that lists a pool's groups.
@@ -93,8 +95,8 @@ pub struct ImageDetails {
     pub snapshots: Vec<Snapshot>,
     /// Who has it open.
     pub watchers: Vec<ObjectWatcher>,
-    /// Who holds its exclusive lock.
-    pub lock_owner: Option<LockOwner>,
+    /// Who holds its lock: with the feature `exclusive-lock` its only writer, else whoever `rbd lock add` let have it.
+    pub locks: Locks,
     /// How it is mirrored to another cluster, if it is.
     pub mirroring: Option<MirroringInfo>,
 }
@@ -178,7 +180,7 @@ pub(super) async fn inspect<S: ObjectStore>(
     Ok(ImageDetails {
         info,
         watchers: watchers(store, &object).await.map_err(failed("list the watchers"))?,
-        lock_owner: lock_owner(store, &object).await.map_err(failed("look up the lock"))?,
+        locks: locks_of(store, &object).await.map_err(failed("look up the lock"))?,
         mirroring: mirroring(store, &id).await.map_err(failed("look up mirroring"))?,
         snapshots: header.snapshots,
     })
@@ -242,11 +244,26 @@ pub(super) async fn lock_owner<S: ObjectStore>(
     store: &S,
     header: &str,
 ) -> Result<Option<LockOwner>, OpError> {
-    let reply = match store.read(header, get_info(Operation::new()), SnapId::HEAD).await {
-        Err(error) if error.is(Errno::ENOENT) => return Ok(None),
-        reply => reply?,
-    };
-    Ok(LockInfo::decode_from(&reply.data(0))?.lockers.into_iter().next())
+    Ok(locks_of(store, header).await?.owners.into_iter().next())
+}
+
+/// All metadata pairs of an image, by key, as `rbd image-meta ls` shows them.
+///
+/// # Errors
+/// [`OpenError`] if there is no such image or it cannot be read.
+pub async fn list_metadata<S: ObjectStore>(
+    store: &S,
+    image: &ImageRef,
+) -> Result<BTreeMap<String, Vec<u8>>, OpenError> {
+    let header = header_object(store, image).await?;
+    match header::metadata(store, &header).await {
+        Err(error) if error.is(Errno::ENOENT) => Err(OpenError::NoImage { image: image.as_str().to_owned() }),
+        metadata => metadata.map_err(|source| OpenError::Op {
+            image: image.as_str().to_owned(),
+            action: "read the metadata",
+            source,
+        }),
+    }
 }
 
 impl ImageInfo {

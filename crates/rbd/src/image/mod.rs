@@ -24,7 +24,7 @@ use crate::lock::LockOptions;
 use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, Snapshot};
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
-pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo};
+pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo, list_metadata};
 pub(crate) use open::header_object;
 pub(crate) use parent::parent_cap;
 use run_to_end::RunToEnd;

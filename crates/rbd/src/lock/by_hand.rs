@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use ceph_codec::{AddrType, Decode, EntityAddr, EntityName, SnapId};
-use rados::{Errno, Operation, SnapContext};
+use rados::{Errno, OpError, Operation, SnapContext};
 use thiserror::Error;
 use tracing::debug;
 
@@ -21,8 +21,11 @@ use crate::{ImageRef, ObjectStore, OperationError};
 /// How long to wait for others to have heard of a change.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is tried when locks are looked at.
+const LIST: &str = "list the locks";
+
 /// The locks of an image, automatic or by hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Locks {
     /// Who has one; several only if they share.
     pub owners: Vec<LockOwner>,
@@ -86,7 +89,7 @@ impl ManualLockError {
 /// [`OperationError::Open`] if there is no such image, [`OperationError::Op`].
 pub async fn list_locks<S: ObjectStore>(store: &S, image: &ImageRef) -> Result<Locks, OperationError> {
     let header = header_object(store, image).await?;
-    locks_of(store, &header).await
+    locks_of(store, &header).await.map_err(failed(LIST))
 }
 
 /// Locks an image by hand: exclusively, or together with all who use the same `shared_tag`. `cookie` is what to call
@@ -109,7 +112,7 @@ pub async fn add_lock<S: ObjectStore>(
     let operation = cls::lock_as(Operation::new().assert_exists(), kind, cookie, tag);
     match store.write(&header, operation, &SnapContext::default()).await {
         Err(error) if error.is(Errno::EBUSY) || error.is(Errno::EEXIST) => {
-            let mut owners = locks_of(store, &header).await?.owners.into_iter();
+            let mut owners = locks_of(store, &header).await.map_err(failed(LIST))?.owners.into_iter();
             let image = image.as_str().to_owned();
             // Somebody who has gone again meanwhile need not be named.
             let owner = owners.next().ok_or_else(|| failed("lock the image")(error.clone()))?;
@@ -167,11 +170,13 @@ pub async fn remove_lock<S: ObjectStore>(
     }
 }
 
-async fn locks_of<S: ObjectStore>(store: &S, header: &str) -> Result<Locks, OperationError> {
-    let failed = failed("list the locks");
-    let reply = store.read(header, cls::get_info(Operation::new()), SnapId::HEAD).await.map_err(failed)?;
-    let LockInfo { lockers, kind, tag } =
-        LockInfo::decode_from(&reply.data(0)).map_err(|error| failed(error.into()))?;
+/// The locks of the image with that header; none if it is gone.
+pub(crate) async fn locks_of<S: ObjectStore>(store: &S, header: &str) -> Result<Locks, OpError> {
+    let reply = match store.read(header, cls::get_info(Operation::new()), SnapId::HEAD).await {
+        Err(error) if error.is(Errno::ENOENT) => return Ok(Locks::default()),
+        reply => reply?,
+    };
+    let LockInfo { lockers, kind, tag } = LockInfo::decode_from(&reply.data(0))?;
     Ok(Locks { owners: lockers, exclusive: kind == EXCLUSIVE, tag })
 }
 
@@ -182,7 +187,7 @@ async fn find<S: ObjectStore>(
     owner: EntityName,
     cookie: &str,
 ) -> Result<LockOwner, OperationError> {
-    let mut owners = locks_of(store, header).await?.owners.into_iter();
+    let mut owners = locks_of(store, header).await.map_err(failed(LIST))?.owners.into_iter();
     owners
         .find(|found| found.name == owner && found.cookie == cookie)
         .ok_or_else(|| none(image, owner, cookie))
@@ -288,7 +293,7 @@ mod tests {
         add_lock(&user, &disk, "mine", None).await.unwrap();
         let weak = store.connect();
         weak.set_fault(|object, operation| {
-            (object.is_empty() && operation.is_empty()).then_some(rados::OpError::Errno(Errno::EACCES))
+            (object.is_empty() && operation.is_empty()).then_some(OpError::Errno(Errno::EACCES))
         });
         let error = remove_lock(&weak, &disk, name_of(&user), "mine", true).await.unwrap_err();
         assert_eq!(error.errno(), Errno::EACCES);

@@ -35,6 +35,7 @@ use tracing::{debug, info, warn};
 
 use crate::store::ObjectStore;
 use crate::watcher::{ClientId, NotifyOp};
+pub(crate) use by_hand::locks_of;
 pub use by_hand::{Locks, ManualLockError, add_lock, check_remove_lock, list_locks, remove_lock};
 pub use cls::LockOwner;
 use gate::Gate;

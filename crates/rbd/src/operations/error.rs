@@ -36,6 +36,12 @@ pub enum OperationError {
         /// The snapshot to end at.
         to: SnapId,
     },
+    /// There is no such metadata pair.
+    #[error("the image has no metadata {key}")]
+    NoMetadata {
+        /// The key.
+        key: String,
+    },
     /// An image cannot be made.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -89,7 +95,7 @@ impl OperationError {
         match self {
             Self::Image(error) => error.errno(),
             Self::Open(error) => error.errno(),
-            Self::NoSnapshot { .. } => Errno::ENOENT,
+            Self::NoSnapshot { .. } | Self::NoMetadata { .. } => Errno::ENOENT,
             Self::Create(error) => error.errno(),
             Self::Clone(error) => error.errno(),
             Self::Remove(error) => error.errno(),

@@ -20,7 +20,7 @@ fn closing_leaves_nothing_behind() {
         assert!(image.is_lock_held());
         image.close().await;
         let details = Image::inspect(&store, &OpenOptions::image("img")).await.unwrap();
-        assert_eq!((details.watchers, details.lock_owner), (Vec::new(), None));
+        assert_eq!((details.watchers, details.locks.owners), (Vec::new(), Vec::new()));
         assert!(matches!(image.write(0, bytes(10, 1)).await, Err(ImageError::Closed)));
         image.close().await;
     });

@@ -161,6 +161,6 @@ fn watchers_and_lock_owner_are_those_of_this_client() {
         assert_eq!(owner.name, watchers[0].name);
         assert_eq!(owner.cookie, format!("auto {}", watchers[0].cookie));
         let details = Image::inspect(&store, &OpenOptions::image("img")).await.unwrap();
-        assert_eq!((details.lock_owner, details.watchers), (Some(owner), watchers));
+        assert_eq!((details.locks.owners, details.watchers), (vec![owner], watchers));
     });
 }

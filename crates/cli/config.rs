@@ -1,0 +1,101 @@
+//! `config`: options that a pool or an image has values of its own for.
+
+use ceph_conf::Overrides;
+use clap::{Args as ClapArgs, Subcommand};
+use rbd::{ConfigError, ConfigOption};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::image_meta::KeyArgs;
+use crate::output::{self, FormatArgs};
+use crate::report::Error;
+use crate::spec::ImageArgs;
+use crate::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Options of an image.
+    #[command(subcommand)]
+    Image(ImageConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageConfigCommand {
+    /// List all options, their values for the image, and where these come from.
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Print the value that the image has of its own.
+    Get(KeyArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+/// What the keys of an image's options begin with. Ceph: `METADATA_CONF_PREFIX`.
+const PREFIX: &str = "conf_";
+
+pub(crate) async fn run(command: &ConfigCommand, overrides: &Overrides) -> Result<(), Error> {
+    let ConfigCommand::Image(command) = command;
+    match command {
+        ImageConfigCommand::Ls(args) => ls(args, overrides).await,
+        ImageConfigCommand::Get(args) => get(args, overrides).await,
+    }
+}
+
+async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve(overrides)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    let metadata = cluster
+        .metadata(&target)
+        .await?
+        .into_iter()
+        .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()))
+        .collect();
+    let pool = cluster.pool(&target.spec).await?;
+    let options = rbd::list_image_config(&pool, &cluster.config(), &metadata)
+        .await
+        .map_err(|source| cluster.failed("list the options of", &target.spec, source))?;
+    args.format.print(|| options.iter().map(to_json).collect(), || to_text(&options))
+}
+
+async fn get(args: &KeyArgs, overrides: &Overrides) -> Result<(), Error> {
+    let (target, key) = args.resolve(overrides)?;
+    check_key(key)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    match cluster.metadata(&target).await?.get(&format!("{PREFIX}{key}")) {
+        Some(value) => output::write(&format!("{}\n", String::from_utf8_lossy(value))),
+        None => {
+            let unset = ConfigError::NotSet { option: key.to_owned() };
+            Err(cluster.failed("read an option of", &target.spec, unset))
+        }
+    }
+}
+
+/// Refuses what is no option of images.
+fn check_key(key: &str) -> Result<(), Error> {
+    match rbd::check_image_option(key, "") {
+        Err(error @ ConfigError::UnknownOption { .. }) => Err(Error::Option(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Ceph: `execute_image_list` in `src/tools/rbd/action/Config.cc`.
+fn to_json(option: &ConfigOption) -> Value {
+    json!({ "name": option.name, "value": option.value, "source": option.source.name() })
+}
+
+fn to_text(options: &[ConfigOption]) -> String {
+    let title = match options.len() {
+        1 => "There is 1 value:".to_owned(),
+        count => format!("There are {count} values:"),
+    };
+    let rows = options
+        .iter()
+        .map(|option| [option.name.to_owned(), option.value.clone(), option.source.name().to_owned()]);
+    format!("{title}\n{}", text::listing(["Name", "Value", "Source"], rows))
+}

@@ -1,0 +1,99 @@
+//! `image-meta`: pairs of keys and values that an image carries.
+
+use ceph_conf::Overrides;
+use clap::{Args as ClapArgs, Subcommand};
+use rbd::OperationError;
+use serde_json::{Map, Value};
+
+use crate::cluster::Cluster;
+use crate::output::{self, FormatArgs};
+use crate::report::Error;
+use crate::spec::{ImageArgs, ImageOptions, Positionals};
+use crate::target::Target;
+use crate::text;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageMetaCommand {
+    /// List keys and values.
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Print the value of a key.
+    Get(KeyArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct KeyArgs {
+    #[arg(value_names = ["IMAGE-SPEC", "KEY"], num_args = 0..=2, help = "The image, and the key")]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    image: ImageOptions,
+}
+
+impl KeyArgs {
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<(Target, &str), Error> {
+        let mut arguments = Positionals::new(&self.arguments);
+        let target = self.image.resolve(&mut arguments, overrides)?;
+        let key = arguments.required("key")?;
+        arguments.end()?;
+        Ok((target, key))
+    }
+}
+
+pub(crate) async fn run(command: &ImageMetaCommand, overrides: &Overrides) -> Result<(), Error> {
+    match command {
+        ImageMetaCommand::Ls(args) => ls(args, overrides).await,
+        ImageMetaCommand::Get(args) => {
+            let (target, key) = args.resolve(overrides)?;
+            let cluster = Cluster::connect(&target.overrides).await?;
+            match cluster.metadata(&target).await?.get(key) {
+                Some(value) => output::write(&format!("{}\n", String::from_utf8_lossy(value))),
+                None => {
+                    let missing = OperationError::NoMetadata { key: key.to_owned() };
+                    Err(cluster.failed("read the metadata of", &target.spec, missing))
+                }
+            }
+        }
+    }
+}
+
+async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve(overrides)?;
+    let metadata = Cluster::connect(&target.overrides).await?.metadata(&target).await?;
+    let pairs: Vec<(String, String)> = metadata
+        .into_iter()
+        .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()))
+        .collect();
+    args.format.print(
+        || {
+            pairs
+                .iter()
+                .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
+                .collect::<Map<_, _>>()
+                .into()
+        },
+        || to_text(&pairs),
+    )
+}
+
+/// Ceph: `do_metadata_list` in `src/tools/rbd/action/ImageMeta.cc`.
+fn to_text(pairs: &[(String, String)]) -> String {
+    match pairs {
+        [] => "There are 0 metadata on this image.\n".to_owned(),
+        pairs => {
+            let title = match pairs.len() {
+                1 => "There is 1 metadatum on this image:".to_owned(),
+                count => format!("There are {count} metadata on this image:"),
+            };
+            let rows = pairs.iter().map(|(key, value)| [key.clone(), value.clone()]);
+            format!("{title}\n\n{}", text::listing(["Key", "Value"], rows))
+        }
+    }
+}
