@@ -41,12 +41,15 @@ const SILENT_RETRY: Duration = Duration::from_millis(250);
 /// How long an owner that has lost its watch, but still watches under another cookie, may take to change the
 /// cookie of its lock before it counts as dead.
 const REWATCH_GRACE: Duration = Duration::from_secs(3);
-/// How long the client that asked for the lock may take to get it, and how long it may then keep it, before this
-/// one wants it back.
-const YIELD: Duration = Duration::from_millis(500);
+/// How long the client that asked for the lock may take to get it, before this one wants it back.
+const HANDOVER: Duration = Duration::from_millis(500);
+/// How long it may then keep it. Clients begin at once what has waited for the lock, and finish it before they hand
+/// the lock over; so this is only to have less hand-overs than writes.
+const KEEP: Duration = Duration::from_millis(10);
 /// How long a client may keep it that changes the image and begins anew whenever it is interrupted, as librbd
-/// does when it rebuilds an object map. Each time it gets twice as long as before, up to this.
-const MAX_YIELD: Duration = Duration::from_secs(20);
+/// does when it rebuilds an object map. Each time it gets twice as long as before, up to the maximum.
+const WORK: Duration = Duration::from_millis(500);
+const MAX_WORK: Duration = Duration::from_secs(20);
 /// How often waiting for somebody else's lock is worth a line in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -172,10 +175,9 @@ pub(super) struct Machine {
     peer_wants: bool,
     /// Until when the client that asked for the lock may have it.
     yields_until: Option<Instant>,
-    /// How long that client may keep it.
-    patience: Duration,
-    /// Whether that client changes the image.
+    /// Whether that client changes the image, and how long it may then keep the lock.
     peer_works: bool,
+    patience: Duration,
     /// The cookie could not be changed, so the lock may not be ours any more.
     doubtful: bool,
     /// Why to fail those who wait, once the lock is undone.
@@ -200,8 +202,8 @@ impl Machine {
             giving_up: false,
             peer_wants: false,
             yields_until: None,
-            patience: YIELD,
             peer_works: false,
+            patience: WORK,
             doubtful: false,
             failure: None,
             round: 0,
@@ -267,7 +269,8 @@ impl Machine {
             }
             Event::PeerAcquired => match self.state {
                 State::Unlocked | State::Yielding if self.yields_until.is_some() => {
-                    self.yields_until = Some(now + self.patience);
+                    let keep = if self.peer_works { self.patience } else { KEEP };
+                    self.yields_until = Some(now + keep);
                     if self.state == State::Yielding {
                         self.start_when_due(now);
                     }
@@ -278,7 +281,7 @@ impl Machine {
             Event::PeerReleased => {
                 if self.yields_until.take().is_some() {
                     // Of its own accord, so it is done.
-                    self.patience = YIELD;
+                    self.patience = WORK;
                     self.peer_works = false;
                 }
                 match self.state {
@@ -299,7 +302,7 @@ impl Machine {
                 State::Waiting { until } if now >= until => self.start(),
                 State::Yielding if self.yields_until.is_none_or(|until| now >= until) => {
                     if mem::take(&mut self.peer_works) {
-                        self.patience = (self.patience * 2).min(MAX_YIELD);
+                        self.patience = (self.patience * 2).min(MAX_WORK);
                     }
                     self.start();
                 }
@@ -509,7 +512,7 @@ impl Machine {
         self.state = State::Unlocked;
         self.actions.push(Action::AnnounceReleased);
         if mem::take(&mut self.peer_wants) {
-            self.yields_until = Some(now + YIELD);
+            self.yields_until = Some(now + HANDOVER);
         }
         if let Some(error) = self.failure.take() {
             return self.fail(error);

@@ -239,6 +239,20 @@ fn who_asked_for_the_lock_goes_first() {
 }
 
 #[test]
+fn the_lock_is_asked_for_again_soon_after_it_has_changed_hands() {
+    let mut script = Script::held();
+    script.on(Event::PeerWants);
+    script.on(Event::Drained);
+    script.on(Event::Closed);
+    script.on(Event::Unlocked(Ok(())));
+    script.on(Event::PeerAcquired);
+    let until = script.now + Duration::from_millis(10);
+    assert_eq!(script.on(Event::Wanted), [Action::Wake(until)]);
+    script.now = until;
+    assert_eq!(script.on(Event::Timer), [Action::Lock(7)]);
+}
+
+#[test]
 fn who_changes_the_image_gets_twice_the_time_after_each_interruption() {
     let mut script = Script::held();
     let mut times = Vec::new();
