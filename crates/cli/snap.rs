@@ -61,7 +61,7 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
     if all {
         let namespace = &mut fields["namespace"];
         namespace["type"] = json!(snapshot.namespace.name());
-        if let SnapshotNamespace::Trash { original_name } = &snapshot.namespace {
+        if let SnapshotNamespace::Trash { original_name, .. } = &snapshot.namespace {
             namespace["original_name"] = json!(original_name);
         }
     }
@@ -93,7 +93,7 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
 fn namespace(snapshot: &Snapshot) -> String {
     let name = snapshot.namespace.name();
     match &snapshot.namespace {
-        SnapshotNamespace::Trash { original_name } => format!("{name} ({original_name})"),
+        SnapshotNamespace::Trash { original_name, .. } => format!("{name} ({original_name})"),
         _ => name.to_owned(),
     }
 }

@@ -8,9 +8,12 @@ pub(crate) mod children;
 pub(crate) mod create;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod directory;
+pub(crate) mod header;
 pub(crate) mod namespaces;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod parent;
+#[allow(dead_code, reason = "operations to come")]
+pub(crate) mod snapshots;
 pub(crate) mod trash;
 
 use std::collections::BTreeMap;
@@ -18,6 +21,8 @@ use std::marker::PhantomData;
 
 use ceph_codec::{Decode, DecodeError, Encode, PoolId, Reader, SnapId, Utime};
 use rados::{Errno, OpError, OpReply, Operation};
+
+pub use snapshots::{MirrorSnapshot, SnapshotNamespace};
 
 use crate::{Features, Flags, OpFeatures};
 
@@ -287,53 +292,6 @@ pub(crate) struct GroupSpec {
 impl Decode for GroupSpec {
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         r.versioned("GroupSpec", 1, |r, _| Ok(Self { pool: PoolId::decode(r)?, id: String::decode(r)? }))
-    }
-}
-
-/// Who made a snapshot, and what for. Ceph: `cls::rbd::SnapshotNamespace`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SnapshotNamespace {
-    /// A user, with `rbd snap create`.
-    User,
-    /// A snapshot of a whole group.
-    Group,
-    /// A removed snapshot that still has clones.
-    Trash {
-        /// The name it had.
-        original_name: String,
-    },
-    /// Mirroring.
-    Mirror,
-    /// A kind that is not known here.
-    Other(u32),
-}
-
-impl SnapshotNamespace {
-    /// The word that `rbd snap ls --all` prints.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Group => "group",
-            Self::Trash { .. } => "trash",
-            Self::Mirror => "mirror",
-            Self::Other(_) => "unknown",
-        }
-    }
-}
-
-impl Decode for SnapshotNamespace {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        r.versioned("SnapshotNamespace", 1, |r, _| {
-            Ok(match u32::decode(r)? {
-                0 => Self::User,
-                1 => Self::Group,
-                2 => Self::Trash { original_name: String::decode(r)? },
-                3 => Self::Mirror,
-                other => Self::Other(other),
-            })
-        })
     }
 }
 

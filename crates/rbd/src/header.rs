@@ -166,6 +166,11 @@ impl Header {
         self.snapshots.iter().find(|s| s.namespace == SnapshotNamespace::User && s.name == name)
     }
 
+    /// The snapshot with that name in that namespace.
+    pub(crate) fn snapshot_in(&self, namespace: &SnapshotNamespace, name: &str) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|s| namespace.matches(&s.namespace) && s.name == name)
+    }
+
     /// Size of the live image or of a snapshot; none if there is no such snapshot.
     pub(crate) fn size_at(&self, snap: SnapId) -> Option<u64> {
         if snap == SnapId::HEAD { Some(self.size) } else { self.snapshot(snap).map(|s| s.size) }

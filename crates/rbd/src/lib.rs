@@ -28,7 +28,7 @@ mod watcher;
 
 pub use children::{Child, list_children};
 pub use clone::{CloneError, CloneOptions, clone_image};
-pub use cls::SnapshotNamespace;
+pub use cls::{MirrorSnapshot, SnapshotNamespace};
 pub use config::{
     Config, ConfigError, ConfigOption, ConfigSource, check_image_option, list_image_config, list_pool_config,
     pool_config, remove_pool_config, set_pool_config,
@@ -55,7 +55,7 @@ pub use namespaces::{
     remove_namespace,
 };
 pub use object_map::ObjectMapError;
-pub use operations::{OperationError, Progress};
+pub use operations::{MaintenanceError, OperationError, Progress};
 pub use pool::{ImageStats, PoolStats, init_pool, pool_stats};
 pub use remove::{Removal, RemoveError, check_remove_image, remove_image};
 pub use store::ObjectStore;
@@ -63,7 +63,7 @@ pub use trash::{
     TrashEntry, TrashError, TrashSource, TrashState, check_purge_trash, check_remove_from_trash, list_trash,
     move_to_trash, purge_trash, remove_from_trash, restore_from_trash,
 };
-pub use watcher::{ClientId, NotifyMessage, NotifyOp};
+pub use watcher::{AsyncRequestId, ClientId, Maintenance, NotifyMessage, NotifyOp, SnapshotFlags};
 
 /// Decodes what an object class returns, the kind of it in the first byte. For fuzzing: whatever the bytes, it
 /// returns.

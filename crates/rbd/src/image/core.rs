@@ -11,15 +11,19 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::DiscardOptions;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Ticket};
 use super::open::{Access, Found, check_supported, close, load_map};
+use super::pause::{Paused, Pauses};
 use super::write::CLEARS_AT_ONCE;
 use crate::cls::ParentSpec;
 use crate::header::Header;
 use crate::lock::{ExclusiveLock, LockHooks, Mutation};
 use crate::object_map::{MapOf, ObjectMap, States};
-use crate::watcher::{ClientId, NotifyOp, WatchHandler, Watcher};
-use crate::{Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, names};
+use crate::operations::{Asked, Served};
+use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyOp, WatchHandler, Watcher};
+use crate::{
+    Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, names, operations,
+};
 
 /// Steps of maintenance at the same time, unless the image's metadata say otherwise, and the most that are taken from
 /// there.
@@ -48,6 +52,17 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(crate) in_flight: Arc<InFlight>,
     /// Not for images that are open read-only.
     pub(crate) lock: OnceLock<ExclusiveLock<S>>,
+    /// How often the lock has been acquired.
+    tenures: AtomicU64,
+    pauses: Pauses,
+    /// Held by whoever changes the size.
+    pub(crate) resizing: tokio::sync::Mutex<()>,
+    /// The end of the image while it is being made smaller.
+    end: AtomicU64,
+    /// What other clients have asked this one to do as the lock's owner.
+    pub(crate) served: Mutex<Served>,
+    /// What this client has asked the lock's owner to do.
+    pub(crate) asked: Mutex<Asked>,
     /// Only while the lock is held.
     map: RwLock<Option<ObjectMap<S>>>,
     pub(crate) watcher: Mutex<Option<Watcher<S>>>,
@@ -102,6 +117,12 @@ impl<S: ObjectStore> Core<S> {
             freshness: Freshness::default(),
             in_flight: Arc::default(),
             lock: OnceLock::new(),
+            tenures: AtomicU64::new(0),
+            pauses: Pauses::default(),
+            resizing: tokio::sync::Mutex::default(),
+            end: AtomicU64::new(u64::MAX),
+            served: Mutex::default(),
+            asked: Mutex::default(),
             map: RwLock::new(None),
             watcher: Mutex::new(None),
             removing: Mutex::default(),
@@ -133,7 +154,14 @@ impl<S: ObjectStore> Core<S> {
 
     /// Size in bytes of what is open, as last seen; none if it was a snapshot that is gone.
     pub(crate) fn size(&self) -> Option<u64> {
-        self.view().header.size_at(self.snap)
+        let size = self.view().header.size_at(self.snap)?;
+        Some(if self.snap == SnapId::HEAD { size.min(self.end.load(Ordering::Acquire)) } else { size })
+    }
+
+    /// Lets the image end earlier, as long as the result lives.
+    pub(crate) fn hide_past(&self, end: u64) -> Hidden<'_> {
+        self.end.store(end, Ordering::Release);
+        Hidden(&self.end)
     }
 
     /// Checks that a range lies inside of the image.
@@ -223,8 +251,66 @@ impl<S: ObjectStore> Core<S> {
         load_map(self, header, self.snap).await.map(Arc::new)
     }
 
-    /// Gets the right to change the image, if it takes one, and keeps the metadata current.
-    pub(crate) async fn begin_mutation(&self) -> Result<Option<Mutation>, ImageError> {
+    /// Gets the right to change contents of the image, and keeps the metadata current. Not to be waited for by
+    /// whoever has it, or any other right, already.
+    pub(crate) async fn begin_mutation(&self) -> Result<Permit, ImageError> {
+        let lock = self.acquire().await?;
+        let change = self.pauses.enter().await;
+        // What the pause was for may have changed the metadata.
+        self.ensure_fresh().await?;
+        Ok(Permit { _change: change, _lock: lock })
+    }
+
+    /// Gets the right to maintain the image: nobody else does, as far as there is a lock for that.
+    pub(crate) async fn begin_maintenance(&self) -> Result<Right, ImageError> {
+        if self.read_only {
+            return Err(ImageError::ReadOnly);
+        }
+        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        Ok(Right { lock: self.acquire().await?, _ticket: ticket })
+    }
+
+    /// As [`begin_maintenance`](Self::begin_maintenance), but none if the lock has not been held all the time since
+    /// this was the [`tenure`](Self::tenure).
+    pub(crate) async fn go_on_with_maintenance(&self, tenure: u64) -> Result<Option<Right>, ImageError> {
+        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        let Some(lock) = self.lock.get().and_then(ExclusiveLock::try_begin) else { return Ok(None) };
+        if self.tenure() != tenure {
+            return Ok(None);
+        }
+        self.ensure_fresh().await?;
+        Ok(Some(Right { lock: Some(lock), _ticket: ticket }))
+    }
+
+    /// As [`begin_maintenance`](Self::begin_maintenance), of what needs no lock.
+    pub(crate) async fn begin_lockless_maintenance(&self) -> Result<Right, ImageError> {
+        if self.read_only {
+            return Err(ImageError::ReadOnly);
+        }
+        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        self.ensure_fresh().await?;
+        Ok(Right { lock: None, _ticket: ticket })
+    }
+
+    /// Which time it is that this client has the lock, or had it last.
+    pub(crate) fn tenure(&self) -> u64 {
+        self.tenures.load(Ordering::Acquire)
+    }
+
+    /// Counts a change of contents as part of maintenance.
+    pub(crate) async fn begin_change(&self, _right: &Right) -> Result<Mutation, ImageError> {
+        let change = self.pauses.enter().await;
+        self.ensure_fresh().await?;
+        Ok(change)
+    }
+
+    /// Holds all changes of contents back, when those under way are over.
+    pub(crate) async fn pause(&self, _right: &Right) -> Paused<'_> {
+        self.pauses.pause().await
+    }
+
+    /// Gets the lock, if there is one, and current metadata.
+    async fn acquire(&self) -> Result<Option<Mutation>, ImageError> {
         self.ensure_fresh().await?;
         let Some(lock) = self.lock.get().filter(|_| self.has(Features::EXCLUSIVE_LOCK)) else {
             return Ok(None);
@@ -259,8 +345,40 @@ impl<S: ObjectStore> Core<S> {
     }
 }
 
+/// The part of an image past an end is not there, as long as it lives.
+pub(crate) struct Hidden<'a>(&'a AtomicU64);
+
+impl Drop for Hidden<'_> {
+    fn drop(&mut self) {
+        self.0.store(u64::MAX, Ordering::Release);
+    }
+}
+
+/// The right to change contents of an image, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    // In this order: what waits for the end of changes has the lock.
+    _change: Mutation,
+    _lock: Option<Mutation>,
+}
+
+/// The right to maintain an image, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Right {
+    lock: Option<Mutation>,
+    _ticket: Ticket,
+}
+
+impl Right {
+    /// Whether it comes with the exclusive lock.
+    pub(crate) fn has_lock(&self) -> bool {
+        self.lock.is_some()
+    }
+}
+
 impl<S: ObjectStore> LockHooks for Core<S> {
     async fn acquired(&self) -> Result<(), LockError> {
+        self.tenures.fetch_add(1, Ordering::AcqRel);
         // The last owner may have changed anything.
         self.outdate();
         self.refresh().await.map_err(|error| LockError::Prepare(Arc::new(error)))?;
@@ -307,12 +425,14 @@ impl<S: ObjectStore> WatchHandler for Core<S> {
     }
 
     fn lock_acquired(&self, client: ClientId) {
+        self.asked.lock().acquired_by(client);
         if let Some(lock) = self.lock.get() {
             lock.acquired_by(client);
         }
     }
 
     fn lock_released(&self, client: ClientId) {
+        self.asked.lock().released_by(client);
         if let Some(lock) = self.lock.get() {
             lock.released_by(client);
         }
@@ -322,11 +442,25 @@ impl<S: ObjectStore> WatchHandler for Core<S> {
         self.lock.get()?.requested(client)
     }
 
-    fn maintenance_requested(&self, op: NotifyOp) -> Option<i32> {
-        self.lock.get()?.maintenance_requested(op)
+    fn maintenance_requested(&self, id: Option<AsyncRequestId>, request: Maintenance) -> Option<i32> {
+        operations::serve(&self.me.upgrade()?, id, request)
+    }
+
+    fn unknown_requested(&self, op: NotifyOp) -> Option<i32> {
+        self.lock.get()?.refuse_maintenance(op)
+    }
+
+    fn request_progressed(&self, id: AsyncRequestId, done: u64, total: u64) {
+        self.asked.lock().progressed(id, done, total);
+    }
+
+    fn request_completed(&self, id: AsyncRequestId, result: i32) {
+        self.asked.lock().completed(id, result);
     }
 
     fn watch_registered(&self, cookie: u64) {
+        // What was announced while there was no watch was not heard.
+        self.asked.lock().restart_all();
         if let Some(lock) = self.lock.get() {
             lock.watch_registered(cookie);
         }

@@ -163,6 +163,25 @@ impl<S: ObjectStore> Core<S> {
         Ok(())
     }
 
+    /// Makes a range past the new end of the image read as zeroes, and removes the objects that have nothing else: with
+    /// stripes, those whose first byte is in it.
+    pub(crate) async fn clear_past(&self, offset: u64, len: u64) -> Result<(), ImageError> {
+        let object_size = self.layout.object_size();
+        self.for_each_object(offset, len, OBJECTS_AT_ONCE, |extent| async move {
+            match extent.offset {
+                0 => self.remove_object(extent.object).await,
+                _ => self.clear_object(Extent { len: object_size - extent.offset, ..extent }).await,
+            }
+        })
+        .await
+    }
+
+    /// Removes objects that the image does not need any more.
+    pub(crate) async fn remove_objects(&self, objects: Range<u64>, at_once: usize) -> Result<(), ImageError> {
+        let there = objects.filter(|object| !self.is_known_to_be_missing(*object));
+        each(there, at_once, |object| self.remove_object(object)).await
+    }
+
     async fn clear_object(&self, extent: Extent) -> Result<(), ImageError> {
         if self.is_known_to_be_missing(extent.object) {
             return Ok(());

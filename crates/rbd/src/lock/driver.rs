@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use ceph_codec::{AddrType, Decode, EntityAddr, SnapId};
+use ceph_codec::{AddrType, EntityAddr};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -12,7 +12,7 @@ use rados::{Errno, NotifyReply, OpError, Operation, SnapContext};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::cls::{self, LockInfo, LockOwner};
+use super::cls::{self, LockOwner};
 use super::holder::{Holder, TAG, lock_cookie};
 use super::machine::{Action, Answer, Event, Handle};
 use super::{LockError, LockHooks, Predecessors, Shared};
@@ -61,20 +61,12 @@ impl<S: ObjectStore, H: LockHooks> Driver<S, H> {
                 self.write(operation, Event::Locked)
             }
             Action::Inspect => {
-                let me = me();
-                let operation = cls::get_info(Operation::new()).list_watchers();
-                let reply = self.store.read(&self.header, operation, SnapId::HEAD);
+                let (me, store, header) = (me(), self.store.clone(), self.header.clone());
                 let predecessors = self.predecessors.clone();
                 Box::pin(async move {
-                    Some(Event::Inspected(reply.await.and_then(|reply| {
-                        let info = LockInfo::decode_from(&reply.data(0))?;
-                        let watchers = reply.outcome(1)?.watchers()?;
-                        let holder = Holder::judge(info, &watchers, me.gid, Some(me.handle));
-                        Ok(match predecessors {
-                            Some(predecessors) => holder.unless_ended(&*predecessors),
-                            None => holder,
-                        })
-                    })))
+                    let (me, watch) = (me.gid, Some(me.handle));
+                    let holder = Holder::find(&store, &header, me, watch, predecessors.as_deref()).await;
+                    Some(Event::Inspected(holder))
                 })
             }
             Action::Request(round) => {

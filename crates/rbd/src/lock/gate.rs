@@ -10,7 +10,7 @@ const OPEN: u64 = 1 << 63;
 
 /// Counts mutations in flight, and holds new ones back while the lock is not there.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     word: AtomicU64,
     drained: Notify,
 }
@@ -24,23 +24,23 @@ pub(crate) struct Mutation {
 
 impl Gate {
     /// Counts one more mutation, if the gate is open.
-    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Mutation> {
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Mutation> {
         self.word
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| (word & OPEN != 0).then(|| word + 1))
             .ok()
             .map(|_| Mutation { gate: self.clone() })
     }
 
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.word.fetch_or(OPEN, Ordering::Release);
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.word.fetch_and(!OPEN, Ordering::AcqRel);
     }
 
     /// Waits until a closed gate has nothing in flight.
-    pub(super) async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         loop {
             let notified = self.drained.notified();
             if self.word.load(Ordering::Acquire) & !OPEN == 0 {

@@ -1,10 +1,12 @@
 //! Who holds the lock, and is it alive?
 
-use ceph_codec::{EntityAddr, EntityName, EntityType, GlobalId};
-use rados::ObjectWatcher;
+use ceph_codec::{Decode, EntityAddr, EntityName, EntityType, GlobalId, SnapId};
+use rados::{ObjectWatcher, OpError, Operation};
 
 use super::Predecessors;
-use super::cls::{EXCLUSIVE, LockInfo, LockOwner};
+use super::cls::{self, EXCLUSIVE, LockInfo, LockOwner};
+use crate::ObjectStore;
+use crate::watcher::ClientId;
 
 /// The tag of locks that RBD clients manage by themselves. Ceph: `WATCHER_LOCK_TAG` in
 /// `src/librbd/managed_lock/Utils.cc`.
@@ -22,7 +24,7 @@ fn watch_of(cookie: &str) -> Option<u64> {
 
 /// Who stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(crate) enum Holder {
     /// Nobody, any more.
     Nobody,
     /// A lock that a user took, such as by `rbd lock add`: nobody will answer a request for it.
@@ -38,7 +40,34 @@ pub(super) enum Holder {
     Dead(LockOwner),
 }
 
+impl LockOwner {
+    /// Under which name it takes the lock; none if the lock was taken by hand.
+    pub(crate) fn client_id(&self) -> Option<ClientId> {
+        let gid = u64::try_from(self.name.num).ok().filter(|_| self.name.kind == EntityType::CLIENT)?;
+        Some(ClientId { gid: GlobalId(gid), handle: watch_of(&self.cookie)? })
+    }
+}
+
 impl Holder {
+    /// Reads who holds the lock of an image, and who watches it. Those of the `predecessors` that have ended are dead,
+    /// whatever the watches say.
+    pub(super) async fn find<S: ObjectStore>(
+        store: &S,
+        header_object: &str,
+        me: GlobalId,
+        my_watch: Option<u64>,
+        predecessors: Option<&dyn Predecessors>,
+    ) -> Result<Self, OpError> {
+        let operation = cls::get_info(Operation::new()).list_watchers();
+        let reply = store.read(header_object, operation, SnapId::HEAD).await?;
+        let info = LockInfo::decode_from(&reply.data(0))?;
+        let holder = Self::judge(info, &reply.outcome(1)?.watchers()?, me, my_watch);
+        Ok(match predecessors {
+            Some(predecessors) => holder.unless_ended(predecessors),
+            None => holder,
+        })
+    }
+
     pub(super) fn owner(&self) -> Option<&LockOwner> {
         match self {
             Self::Nobody => None,
@@ -88,7 +117,7 @@ impl Holder {
 
 impl Holder {
     /// Corrects a verdict by what is known for certain: a client may be dead though its watch is still there.
-    pub(super) fn unless_ended(self, predecessors: &dyn Predecessors) -> Self {
+    fn unless_ended(self, predecessors: &dyn Predecessors) -> Self {
         match self {
             Self::Alive(owner) | Self::Rewatching(owner, false) if predecessors.has_ended(&owner) => {
                 Self::Dead(owner)

@@ -234,6 +234,11 @@ impl Machine {
         self.watch
     }
 
+    /// The cookie of the lock, from having it to giving it up.
+    pub(super) fn cookie(&self) -> Option<Handle> {
+        self.cookie
+    }
+
     /// Takes in what happened; returns what to do about it, in this order.
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use ceph_codec::GlobalId;
 use parking_lot::Mutex;
-use rados::{Errno, OpError};
+use rados::{Errno, OpError, Operation};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -38,8 +38,8 @@ use crate::watcher::{ClientId, NotifyOp};
 pub(crate) use by_hand::locks_of;
 pub use by_hand::{Locks, ManualLockError, add_lock, check_remove_lock, list_locks, remove_lock};
 pub use cls::LockOwner;
-use gate::Gate;
-pub(crate) use gate::Mutation;
+pub(crate) use gate::{Gate, Mutation};
+pub(crate) use holder::Holder;
 use machine::{Action, Event, Machine};
 pub use predecessors::Predecessors;
 
@@ -168,6 +168,7 @@ struct Shared {
     actions: mpsc::UnboundedSender<Action>,
     gid: GlobalId,
     exclusive: bool,
+    predecessors: Option<Arc<dyn Predecessors>>,
 }
 
 #[derive(Debug)]
@@ -190,8 +191,14 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         let (actions, todo) = mpsc::unbounded_channel();
         let core = Core { machine: Machine::new(None), waiting: Vec::new(), giving_up: Vec::new() };
         let gid = store.identity().0;
-        let shared =
-            Arc::new(Shared { gate: Arc::default(), core: Mutex::new(core), actions, gid, exclusive });
+        let shared = Arc::new(Shared {
+            gate: Arc::default(),
+            core: Mutex::new(core),
+            actions,
+            gid,
+            exclusive,
+            predecessors: predecessors.clone(),
+        });
         let driver = driver::Driver {
             store,
             header: header_object.into(),
@@ -296,15 +303,15 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         Some(0)
     }
 
-    /// Some client asks the owner to change the image. Returns what to answer, if this client is the owner.
+    /// Some client asks the owner for a change of the image that is not carried out here. Returns what to answer, if
+    /// this client is the owner.
     ///
-    /// None of these is carried out here, and the answer says so. A requester then asks for the lock itself,
-    /// gets it by [`requested`](Self::requested), and does the work. (It would wait on 0 for a completion, fail
-    /// on other errors, and ask again and again without an answer.)
+    /// A requester that is told so asks for the lock itself, gets it by [`requested`](Self::requested), and does the
+    /// work. (It would wait on 0 for a completion, fail on other errors, and ask again and again without an answer.)
     ///
     /// Ceph: `C_InvokeAsyncRequest::handle_remote_request` in `src/librbd/Operations.cc`; Linux's own client
     /// answers the same, `rbd_watch_cb` in `drivers/block/rbd.c`.
-    pub(crate) fn maintenance_requested(&self, op: NotifyOp) -> Option<i32> {
+    pub(crate) fn refuse_maintenance(&self, op: NotifyOp) -> Option<i32> {
         if !self.is_held() {
             return None;
         }
@@ -313,8 +320,32 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         Some(-Errno::EOPNOTSUPP.0)
     }
 
+    /// Finds out who holds the lock, and whether it is alive.
+    ///
+    /// # Errors
+    /// Those of [`ObjectStore::read`].
+    pub(crate) async fn holder(&self, store: &S, header_object: &str) -> Result<Holder, OpError> {
+        let watch = self.shared.core.lock().machine.watch();
+        let predecessors = self.shared.predecessors.as_deref();
+        Holder::find(store, header_object, self.shared.gid, watch, predecessors).await
+    }
+
+    /// Appends a guard: the operation fails with `EBUSY` unless this client still has the lock.
+    pub(crate) fn guard(&self, operation: Operation) -> Operation {
+        match self.shared.core.lock().machine.cookie() {
+            Some(cookie) => cls::assert_locked(operation, &holder::lock_cookie(cookie), holder::TAG),
+            None => operation,
+        }
+    }
+
     fn is_me(&self, client: ClientId) -> bool {
-        client.gid == self.shared.gid && Some(client.handle) == self.shared.core.lock().machine.watch()
+        self.id() == Some(client)
+    }
+
+    /// Under which name this client takes the lock; none while it does not watch the header.
+    pub(crate) fn id(&self) -> Option<ClientId> {
+        let handle = self.shared.core.lock().machine.watch()?;
+        Some(ClientId { gid: self.shared.gid, handle })
     }
 }
 

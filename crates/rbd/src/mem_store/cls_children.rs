@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use ceph_codec::{Decode, Encode, PoolId, Reader, SnapId, versioned};
 use rados::Errno;
 
-use super::cls_rbd::{self, Output, arg, snapshot, value};
+use super::cls_rbd::{self, Output, arg, value};
+use super::cls_snapshots::{put_snapshot, snapshot, snapshots};
 use super::object::Object;
 use crate::cls::ParentSpec;
 use crate::cls::children::ChildSpec;
@@ -120,13 +121,13 @@ fn detach(object: &mut Object) -> Output {
     let features = require_layering(object)?;
     let mut parent = Parent::of(object).filter(|parent| parent.overlap.is_some()).ok_or(Errno::ENOENT)?;
     let mut kept = false;
-    for mut record in cls_rbd::snapshots(object)? {
+    for mut record in snapshots(object)? {
         if record.parent_overlap.is_none() {
             continue;
         }
         if features.contains(Features::DEEP_FLATTEN) {
             record.parent_overlap = None;
-            cls_rbd::put_snapshot(object, &record);
+            put_snapshot(object, &record);
         } else {
             kept = true;
         }
@@ -160,7 +161,7 @@ fn child_attach(object: &mut Object, r: &mut Reader<'_>) -> Output {
     }
     object.omap.insert(children_key(snap), children.encode_to_vec());
     record.child_count += 1;
-    cls_rbd::put_snapshot(object, &record);
+    put_snapshot(object, &record);
     let parent = OpFeatures::CLONE_PARENT.0;
     cls_rbd::change_op_features(object, parent, parent)
 }
@@ -179,8 +180,8 @@ fn child_detach(object: &mut Object, r: &mut Reader<'_>) -> Output {
         object.omap.insert(children_key(snap), children.encode_to_vec());
     }
     record.child_count -= 1;
-    cls_rbd::put_snapshot(object, &record);
-    if cls_rbd::snapshots(object)?.iter().all(|record| record.child_count == 0) {
+    put_snapshot(object, &record);
+    if snapshots(object)?.iter().all(|record| record.child_count == 0) {
         cls_rbd::change_op_features(object, 0, OpFeatures::CLONE_PARENT.0)?;
     }
     Ok(Vec::new())

@@ -54,6 +54,10 @@ pub(super) fn call(object: &mut Object, method: &str, input: &[u8]) -> Result<Ve
                 }
             }
         }
+        "object_map_snap_remove" => {
+            let before = States::decode_from(input).map_err(invalid)?;
+            states = states.map(|states| states.without_snapshot(&before));
+        }
         "object_map_snap_add" => states = states.map(States::after_snapshot),
         _ => return Err(Errno::EOPNOTSUPP),
     }
@@ -76,6 +80,17 @@ impl States {
         for state in &mut self.0 {
             if *state == EXISTS {
                 *state = EXISTS_CLEAN;
+            }
+        }
+        self
+    }
+
+    /// What was written before the snapshot that was just removed, which had the states `before`, has been written since
+    /// the one before it.
+    fn without_snapshot(mut self, before: &Self) -> Self {
+        for (number, state) in self.0.iter_mut().enumerate() {
+            if *state == EXISTS_CLEAN && before.0.get(number).is_none_or(|state| *state == EXISTS) {
+                *state = EXISTS;
             }
         }
         self

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use ceph_codec::{Decode, DecodeError, Encode, PoolId, Reader, SnapId, Utime, versioned};
+use ceph_codec::{Decode, Encode, PoolId, Reader, SnapId, Utime, versioned};
 use rados::Errno;
 
+use super::cls_snapshots::{put_snapshot, snapshot};
 use super::object::Object;
-use super::{cls_children, cls_directory};
+use super::{cls_children, cls_directory, cls_snapshots};
 use crate::Features;
 
 const METADATA_PREFIX: &str = "metadata_";
-const SNAPSHOT_PREFIX: &str = "snapshot_";
 
 pub(super) type Output = Result<Vec<u8>, Errno>;
 
@@ -29,14 +29,14 @@ pub(super) fn call(object: &mut Object, method: &str, input: &[u8], now: Utime) 
         "metadata_set" => return metadata_set(object, r),
         _ => object.must_exist()?,
     }
+    if let Some(output) = cls_snapshots::call(object, method, input, now) {
+        return output;
+    }
     match method {
         "get_size" => get_size(object, arg(r)?),
         "get_features" => get_features(object, arg(r)?),
         "get_flags" => get_flags(object, arg(r)?),
         "set_flags" => set_flags(object, r),
-        "get_snapcontext" => get_snapcontext(object),
-        "snapshot_get" => snapshot_get(object, arg(r)?),
-        "get_protection_status" => Ok(snapshot(object, arg(r)?)?.protection.encode_to_vec()),
         "get_object_prefix" => raw(object, "object_prefix"),
         "get_create_timestamp" => or_default(object, "create_timestamp", &Utime::default()),
         "get_access_timestamp" => or_default(object, "access_timestamp", &Utime::default()),
@@ -168,31 +168,6 @@ fn set_flags(object: &mut Object, r: &mut Reader<'_>) -> Output {
     Ok(Vec::new())
 }
 
-fn get_snapcontext(object: &Object) -> Output {
-    let seq: u64 = value(object, "snap_seq")?;
-    let mut ids = Vec::new();
-    for key in with_prefix(object, SNAPSHOT_PREFIX, "").map(|(key, _)| key) {
-        ids.push(u64::from_str_radix(key, 16).map_err(|_| Errno::EIO)?);
-    }
-    ids.reverse();
-    let mut out = seq.encode_to_vec();
-    ceph_codec::encode_seq(ids.iter(), &mut out);
-    Ok(out)
-}
-
-fn snapshot_get(object: &Object, snap: SnapId) -> Output {
-    let record = snapshot(object, snap)?;
-    let mut out = Vec::new();
-    versioned(&mut out, 1, 1, |out| {
-        record.id.encode(out);
-        versioned(out, 1, 1, |out| 0u32.encode(out)); // a user's snapshot
-        (&record.name, record.size).encode(out);
-        record.timestamp.encode(out);
-        record.child_count.encode(out);
-    });
-    Ok(out)
-}
-
 fn get_stripe_unit_count(object: &Object) -> Output {
     let features: u64 = value(object, "features")?;
     if !Features(features).contains(Features::STRIPING_V2) {
@@ -247,83 +222,4 @@ pub(super) fn with_prefix<'a>(
         .omap
         .range((Bound::Excluded(start), Bound::Unbounded))
         .map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value)))
-}
-
-/// What the header keeps of a snapshot. Ceph: `cls_rbd_snap` in `src/cls/rbd/cls_rbd.h`.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SnapshotRecord {
-    pub(super) id: SnapId,
-    pub(super) name: String,
-    pub(super) size: u64,
-    pub(super) protection: u8,
-    pub(super) flags: u64,
-    pub(super) timestamp: Utime,
-    pub(super) child_count: u32,
-    pub(super) parent_overlap: Option<u64>,
-}
-
-pub(super) fn snapshot(object: &Object, snap: SnapId) -> Result<SnapshotRecord, Errno> {
-    value(object, &snapshot_key(snap))
-}
-
-/// All of them, oldest first.
-pub(super) fn snapshots(object: &Object) -> Result<Vec<SnapshotRecord>, Errno> {
-    with_prefix(object, SNAPSHOT_PREFIX, "")
-        .map(|(_, record)| SnapshotRecord::decode_from(record).map_err(|_| Errno::EIO))
-        .collect()
-}
-
-pub(super) fn put_snapshot(object: &mut Object, record: &SnapshotRecord) {
-    object.omap.insert(snapshot_key(record.id), record.encode_to_vec());
-}
-
-pub(super) fn snapshot_key(snap: SnapId) -> String {
-    format!("{SNAPSHOT_PREFIX}{:016x}", snap.0)
-}
-
-impl Encode for SnapshotRecord {
-    fn encode(&self, out: &mut Vec<u8>) {
-        versioned(out, 8, 8, |out| {
-            self.id.encode(out);
-            (&self.name, self.size).encode(out);
-            (self.protection, self.flags).encode(out);
-            versioned(out, 1, 1, |out| 0u32.encode(out)); // a user's snapshot
-            self.timestamp.encode(out);
-            self.child_count.encode(out);
-            self.parent_overlap.encode(out);
-        });
-    }
-}
-
-impl Decode for SnapshotRecord {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        r.versioned("cls_rbd_snap", 8, |r, _| {
-            let (id, name) = <(SnapId, String)>::decode(r)?;
-            let (size, (protection, flags)) = <(u64, (u8, u64))>::decode(r)?;
-            r.versioned("SnapshotNamespace", 1, |_, _| Ok(()))?;
-            let timestamp = Utime::decode(r)?;
-            let child_count = u32::decode(r)?;
-            let parent_overlap = Option::decode(r)?;
-            Ok(Self { id, name, size, protection, flags, timestamp, child_count, parent_overlap })
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `snapshot_0000000000000004` in the omap of an image's header, from an OSD of Ceph 16.2.15.
-    const STORED: [u8; 60] = [
-        0x08, 0x08, 0x36, 0, 0, 0, 0x04, 0, 0, 0, 0, 0, 0, 0, 0x02, 0, 0, 0, 0x73, 0x31, 0, 0, 0, 0x04, 0, 0,
-        0, 0, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x01, 0x04, 0, 0, 0, 0, 0, 0, 0, 0xff, 0x97, 0x03, 0x6b,
-        0x70, 0x14, 0x5e, 0x17, 0, 0, 0, 0, 0,
-    ];
-
-    #[test]
-    fn a_snapshot_is_stored_as_on_pacific() {
-        let record = SnapshotRecord::decode_from(&STORED).unwrap();
-        assert_eq!((record.id, record.name.as_str(), record.size), (SnapId(4), "s1", 64 << 20));
-        assert_eq!(record.encode_to_vec(), STORED);
-    }
 }

@@ -313,7 +313,11 @@ fn run(
         outcomes.push(match apply(&op.kind) {
             Ok(data) => OpOutcome { rval: 0, data },
             Err(errno) if op.may_fail() => OpOutcome { rval: -errno.0, data: Bytes::new() },
-            Err(errno) => return Err(OpError::Errno(errno)),
+            Err(errno) => {
+                let index = outcomes.len();
+                outcomes.push(OpOutcome { rval: -errno.0, data: Bytes::new() });
+                return Err(OpError::Op { errno, index, outcomes });
+            }
         });
     }
     Ok(outcomes)

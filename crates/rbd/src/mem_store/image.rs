@@ -5,7 +5,7 @@ use rados::Errno;
 
 use super::cls_children::Parent;
 use super::cls_object_map::States;
-use super::cls_rbd::{self, SnapshotRecord};
+use super::cls_snapshots::{self, SnapshotRecord};
 use super::{MemStore, ObjectKey};
 use crate::{Features, Layout, LayoutError, names};
 
@@ -137,7 +137,7 @@ impl MemStore {
             parent_overlap: Parent::overlap(header),
             ..SnapshotRecord::default()
         };
-        cls_rbd::put_snapshot(header, &record);
+        cls_snapshots::put_snapshot(header, &record);
         header.omap.insert("snap_seq".to_owned(), snap.encode_to_vec());
         if let Some(map) = cluster.object(&self.map_key(id, SnapId::HEAD)).cloned() {
             let states = States::load(&map)?.after_snapshot();
@@ -151,8 +151,8 @@ impl MemStore {
     pub fn protect_snapshot(&self, id: &str, snap: SnapId) {
         let mut cluster = self.cluster.lock();
         let header = cluster.object_mut(self.key(&names::header_object(id)));
-        if let Ok(record) = cls_rbd::snapshot(header, snap) {
-            cls_rbd::put_snapshot(header, &SnapshotRecord { protection: 2, ..record });
+        if let Ok(record) = cls_snapshots::snapshot(header, snap) {
+            cls_snapshots::put_snapshot(header, &SnapshotRecord { protection: 2, ..record });
         }
     }
 
@@ -160,7 +160,7 @@ impl MemStore {
     pub fn remove_snapshot(&self, id: &str, snap: SnapId) {
         let mut cluster = self.cluster.lock();
         let header = cluster.object_mut(self.key(&names::header_object(id)));
-        header.omap.remove(&cls_rbd::snapshot_key(snap));
+        header.omap.remove(&cls_snapshots::snapshot_key(snap));
     }
 
     /// Changes an image's size and that of its object map. Nobody is notified, and no data are removed.

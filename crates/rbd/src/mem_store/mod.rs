@@ -22,6 +22,7 @@ mod cls_directory;
 mod cls_lock;
 mod cls_object_map;
 mod cls_rbd;
+mod cls_snapshots;
 mod cluster;
 mod image;
 mod object;

@@ -14,7 +14,7 @@ fn an_operation_is_applied_as_a_whole_or_not_at_all() {
     let store = MemStore::new();
     let operation = Operation::new().write(0, "abc").create(true);
     let result = now(store.write("o", operation, &NO_SNAPS()));
-    assert_eq!(result, Err(OpError::Errno(Errno::EEXIST)));
+    assert_eq!(result.unwrap_err().refusal(), Some(Errno::EEXIST));
     assert_eq!(store.objects(), Vec::<String>::new());
 }
 

@@ -7,6 +7,8 @@
 //!
 //! Ceph: `src/librbd/ObjectMap.cc`, `src/librbd/object_map/`, `object_map_*` in `src/cls/rbd/cls_rbd.cc`.
 
+#[allow(dead_code, reason = "operations to come")]
+mod maintenance;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -194,13 +196,7 @@ impl<S: ObjectStore> ObjectMap<S> {
     /// Waits for updates under way and unlocks the map. Nothing may be updated any more.
     pub(crate) async fn close(&self) {
         let inner = &self.inner;
-        loop {
-            let idle = inner.idle.notified();
-            if inner.busy.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            idle.await;
-        }
+        inner.idle().await;
         if inner.of.snap != SnapId::HEAD {
             return;
         }

@@ -108,6 +108,28 @@ impl States {
         }
     }
 
+    /// A snapshot was taken: nothing has been written since. Ceph: `object_map_snap_add` in
+    /// `src/cls/rbd/cls_rbd.cc`.
+    pub(crate) fn clean(&mut self) {
+        for at in self.slots(0..self.len()) {
+            if self.load(at) == ObjectState::Exists {
+                self.bits[at..at + BITS].store_be(ObjectState::ExistsClean as u8);
+            }
+        }
+    }
+
+    /// The snapshot before was removed, which had the states `before`: what had been written for it has been written
+    /// since the one before it. Ceph: `object_map_snap_remove` in `src/cls/rbd/cls_rbd.cc`.
+    #[allow(dead_code, reason = "operations to come")]
+    pub(crate) fn merge(&mut self, before: &Self) {
+        for object in 0..self.len() {
+            let written = before.get(object).is_none_or(|state| state == ObjectState::Exists);
+            if written && self.get(object) == Some(ObjectState::ExistsClean) {
+                self.change(object..object + 1, ObjectState::Exists, None);
+            }
+        }
+    }
+
     /// Cuts the map, or grows it with objects in the given state.
     pub(crate) fn resize(&mut self, len: u64, state: ObjectState) {
         let old = self.len();

@@ -7,6 +7,7 @@ use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 use thiserror::Error;
 
+use super::MaintenanceError;
 use crate::{
     CloneError, ConfigError, CreateError, FormatError, ImageError, ManualLockError, NamespaceError,
     OpenError, RemoveError, TrashError,
@@ -75,6 +76,9 @@ pub enum OperationError {
     /// What is exported cannot be written.
     #[error("cannot write what is exported")]
     Output(#[source] Arc<io::Error>),
+    /// An open image cannot be maintained.
+    #[error(transparent)]
+    Maintenance(#[from] MaintenanceError),
     /// A lock cannot be taken, or not be taken away.
     #[error(transparent)]
     Lock(#[from] ManualLockError),
@@ -105,6 +109,7 @@ impl OperationError {
             Self::SnapshotOrder { .. } | Self::NoStartSnapshot { .. } => Errno::EINVAL,
             Self::Format(error) => error.errno(),
             Self::Input(error) | Self::Output(error) => error.raw_os_error().map_or(Errno::EIO, Errno),
+            Self::Maintenance(error) => error.errno(),
             Self::Lock(error) => error.errno(),
             Self::Op { source, .. } => source.errno(),
         }
@@ -120,6 +125,7 @@ impl OperationError {
             Self::Remove(error) => error.help(),
             Self::Trash(error) => error.help(),
             Self::Namespace(error) => error.help(),
+            Self::Maintenance(error) => error.help(),
             Self::Lock(error) => error.help(),
             Self::Image(ImageError::Lock(error)) => error.help("IMAGE"),
             _ => None,

@@ -1,14 +1,37 @@
 //! Maintenance of an image: what changes more than contents.
 //!
+//! ```text
+//!  Image::resize(..) ---> maintain ---> no lock, or ours, or free ---> execute ---> resize::run
+//!  Image::create_..          |                                            ^
+//!                            | somebody else's                            |
+//!                            v                                            |
+//!                           ask ------- notify ----> its owner ---> serve-+
+//!                            ^                          |
+//!                            +---- progress, completion-+
+//! ```
 //! Each operation is a function `run` in a module of its own. It takes the right to change the image step by step,
 //! so that a long one neither keeps others from the exclusive lock nor is lost when the lock moves: who gets the
 //! lock back goes on where the image's metadata say that the work ended.
 //!
 //! Ceph: `src/librbd/Operations.cc`, `src/librbd/operation/`.
 
+mod ask;
 mod error;
+mod maintain;
+mod maintenance_error;
+mod metadata;
+mod quiesce;
+mod resize;
+mod serve;
+mod snapshot_create;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use ask::Asked;
 pub use error::OperationError;
+pub(crate) use maintain::{Turn, maintain};
+pub use maintenance_error::MaintenanceError;
+pub(crate) use serve::{Served, serve};
 
 /// Makes the error of a step that the cluster did not carry out.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(rados::OpError) -> OperationError + Copy {
@@ -26,4 +49,11 @@ pub trait Progress: Send + Sync {
 /// Nobody wants to know.
 impl Progress for () {
     fn update(&self, _done: u64, _total: u64) {}
+}
+
+/// What became of work, for whoever wants to know.
+impl Progress for tokio::sync::watch::Sender<(u64, u64)> {
+    fn update(&self, done: u64, total: u64) {
+        self.send_replace((done, total));
+    }
 }

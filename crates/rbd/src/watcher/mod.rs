@@ -5,6 +5,7 @@
 //!
 //! Ceph: `src/librbd/Watcher.cc`, `src/librbd/ImageWatcher.cc`, `src/librbd/watcher/RewatchRequest.cc`.
 
+mod maintenance;
 mod notify;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,8 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
 use crate::store::ObjectStore;
-pub use notify::{ClientId, NotifyMessage, NotifyOp};
+pub use maintenance::{Maintenance, SnapshotFlags};
+pub use notify::{AsyncRequestId, ClientId, NotifyMessage, NotifyOp};
 pub(crate) use notify::{decode_answer, encode_answer};
 
 /// Between attempts to register a lost watch again: at first, and at most.
@@ -43,8 +45,18 @@ pub(crate) trait WatchHandler: Send + Sync + 'static {
     /// client owns it; any answer of another client would confuse the requester.
     fn lock_requested(&self, client: ClientId, force: bool) -> Option<i32>;
 
-    /// Some client wants the lock owner to change the image. Returns as for `lock_requested`.
-    fn maintenance_requested(&self, op: NotifyOp) -> Option<i32>;
+    /// Some client, maybe this one, wants the lock owner to change the image. Returns as for `lock_requested`; 0
+    /// promises a completion.
+    fn maintenance_requested(&self, id: Option<AsyncRequestId>, request: Maintenance) -> Option<i32>;
+
+    /// Some client wants the lock owner to do what is not understood here. Returns as for `lock_requested`.
+    fn unknown_requested(&self, op: NotifyOp) -> Option<i32>;
+
+    /// The lock owner tells how far it has come with a request.
+    fn request_progressed(&self, id: AsyncRequestId, done: u64, total: u64);
+
+    /// The lock owner has finished a request: 0 or a negative errno.
+    fn request_completed(&self, id: AsyncRequestId, result: i32);
 
     /// The watch has this cookie from now on: after a loss. (Not called for the first registration.)
     fn watch_registered(&self, cookie: u64);
@@ -173,9 +185,18 @@ impl<S: ObjectStore, H: WatchHandler> Task<S, H> {
                 None
             }
             NotifyMessage::RequestLock { client, force } => handler.lock_requested(client, force),
-            NotifyMessage::Maintenance(op) => handler.maintenance_requested(op),
+            NotifyMessage::Maintenance { id, request } => handler.maintenance_requested(id, request),
+            NotifyMessage::Unknown(op) => handler.unknown_requested(op),
+            NotifyMessage::AsyncProgress { id, done, total } => {
+                handler.request_progressed(id, done, total);
+                None
+            }
+            NotifyMessage::AsyncComplete { id, result } => {
+                handler.request_completed(id, result);
+                None
+            }
             // Silence agrees to a quiesce: there are no hooks that could object.
-            NotifyMessage::AsyncUpdate(_) | NotifyMessage::Quiesce(_) => None,
+            NotifyMessage::Quiesce(_) | NotifyMessage::Unquiesce(_) => None,
         };
         result.map_or_else(Bytes::new, encode_answer)
     }

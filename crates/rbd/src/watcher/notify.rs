@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use super::maintenance::{self, Maintenance};
 use bytes::Bytes;
 use ceph_codec::{Decode, DecodeError, Encode, GlobalId, Reader, versioned};
 
@@ -86,8 +87,38 @@ ops! {
     METADATA_UPDATE = 20, "metadata update";
 }
 
+/// Names a request to the lock owner. The requester repeats it under the same name until it knows what became of it.
+///
+/// Ceph: `AsyncRequestId` in `src/librbd/WatchNotifyTypes.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AsyncRequestId {
+    /// Who made it.
+    pub client: ClientId,
+    /// Its number; no other of that client has it.
+    pub number: u64,
+}
+
+impl Decode for AsyncRequestId {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { client: ClientId::decode(r)?, number: u64::decode(r)? })
+    }
+}
+
+impl Encode for AsyncRequestId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.client.encode(out);
+        self.number.encode(out);
+    }
+}
+
+impl fmt::Display for AsyncRequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {} of {}", self.number, self.client)
+    }
+}
+
 /// One notify on a header object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotifyMessage {
     /// This client has taken the exclusive lock.
     AcquiredLock(ClientId),
@@ -102,13 +133,35 @@ pub enum NotifyMessage {
     },
     /// The header changed: size, snapshots, features, metadata.
     HeaderUpdate,
-    /// News of an operation that some client asked the lock owner for.
-    AsyncUpdate(NotifyOp),
-    /// Asks all clients to stop, or to go on, writing around a snapshot.
-    Quiesce(NotifyOp),
-    /// Asks the lock owner to do something to the image. The fields are not decoded: no such request is carried
-    /// out here. Operations not known here, of newer clients, are among them.
-    Maintenance(NotifyOp),
+    /// How far the lock owner has come with what it was asked for.
+    AsyncProgress {
+        /// The request.
+        id: AsyncRequestId,
+        /// Units of work that are done.
+        done: u64,
+        /// All of them.
+        total: u64,
+    },
+    /// The lock owner has finished what it was asked for.
+    AsyncComplete {
+        /// The request.
+        id: AsyncRequestId,
+        /// 0 or a negative errno.
+        result: i32,
+    },
+    /// Asks all clients to stop writing before a snapshot; to be answered when that is done.
+    Quiesce(AsyncRequestId),
+    /// Tells all clients to go on after a snapshot.
+    Unquiesce(AsyncRequestId),
+    /// Asks the lock owner to change the image.
+    Maintenance {
+        /// None from clients before Ceph 16 for some requests: they wait for the answer to the notify itself.
+        id: Option<AsyncRequestId>,
+        /// What to do.
+        request: Maintenance,
+    },
+    /// A message of newer clients, or one whose fields are not as expected.
+    Unknown(NotifyOp),
 }
 
 /// The version of the messages written here, and the oldest readers that understand them.
@@ -136,17 +189,29 @@ impl NotifyMessage {
                     Self::RequestLock { client: client(r)?, force: version >= 3 && bool::decode(r)? }
                 }
                 NotifyOp::HEADER_UPDATE => Self::HeaderUpdate,
-                NotifyOp::ASYNC_PROGRESS | NotifyOp::ASYNC_COMPLETE => Self::AsyncUpdate(op),
-                NotifyOp::QUIESCE | NotifyOp::UNQUIESCE => Self::Quiesce(op),
-                other => Self::Maintenance(other),
+                NotifyOp::ASYNC_PROGRESS => Self::AsyncProgress {
+                    id: AsyncRequestId::decode(r)?,
+                    done: u64::decode(r)?,
+                    total: u64::decode(r)?,
+                },
+                NotifyOp::ASYNC_COMPLETE => {
+                    Self::AsyncComplete { id: AsyncRequestId::decode(r)?, result: i32::decode(r)? }
+                }
+                NotifyOp::QUIESCE => Self::Quiesce(AsyncRequestId::decode(r)?),
+                NotifyOp::UNQUIESCE => Self::Unquiesce(AsyncRequestId::decode(r)?),
+                // Whoever waits for an answer must get one, even if it is that nobody understands it.
+                other => match maintenance::decode(other, version, r) {
+                    Ok(Some((id, request))) => Self::Maintenance { id, request },
+                    Ok(None) | Err(_) => Self::Unknown(other),
+                },
             })
         })
     }
 
-    /// Encodes a message that this client sends. The others come out without their fields.
+    /// Encodes the message. Unknown ones come out without their fields.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut wire = Vec::with_capacity(32);
+        let mut wire = Vec::with_capacity(64);
         versioned(&mut wire, VERSION, COMPAT, |out| match self {
             Self::AcquiredLock(client) => (NotifyOp::ACQUIRED_LOCK.0, client).encode(out),
             Self::ReleasedLock(client) => (NotifyOp::RELEASED_LOCK.0, client).encode(out),
@@ -155,11 +220,28 @@ impl NotifyMessage {
                 force.encode(out);
             }
             Self::HeaderUpdate => NotifyOp::HEADER_UPDATE.0.encode(out),
-            Self::AsyncUpdate(op) | Self::Quiesce(op) | Self::Maintenance(op) => op.0.encode(out),
+            Self::AsyncProgress { id, done, total } => {
+                (NotifyOp::ASYNC_PROGRESS.0, id).encode(out);
+                (done, total).encode(out);
+            }
+            Self::AsyncComplete { id, result } => {
+                (NotifyOp::ASYNC_COMPLETE.0, id).encode(out);
+                result.encode(out);
+            }
+            Self::Quiesce(id) => (NotifyOp::QUIESCE.0, id).encode(out),
+            Self::Unquiesce(id) => (NotifyOp::UNQUIESCE.0, id).encode(out),
+            Self::Maintenance { id, request } => {
+                request.op().0.encode(out);
+                request.encode(id.unwrap_or(NOBODY), out);
+            }
+            Self::Unknown(op) => op.0.encode(out),
         });
         wire.into()
     }
 }
+
+/// What stands for no request where the format insists on one.
+const NOBODY: AsyncRequestId = AsyncRequestId { client: ClientId { gid: GlobalId(0), handle: 0 }, number: 0 };
 
 /// Encodes the lock owner's answer to a request: 0 or a negative errno.
 pub(crate) fn encode_answer(result: i32) -> Bytes {
@@ -179,6 +261,7 @@ pub(crate) fn decode_answer(answer: &[u8]) -> Result<Option<i32>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SnapshotFlags, SnapshotNamespace};
     use hex_literal::hex;
     use proptest::prelude::*;
 
@@ -204,9 +287,13 @@ mod tests {
             (&hex!("0701 04000000 03000000"), NotifyMessage::HeaderUpdate),
         ];
         for (wire, message) in seen {
-            assert_eq!(NotifyMessage::decode(wire), Ok(*message));
+            assert_eq!(NotifyMessage::decode(wire).as_ref(), Ok(message));
             assert_eq!(message.encode(), wire);
         }
+    }
+
+    fn id(gid: u64, handle: u64) -> AsyncRequestId {
+        AsyncRequestId { client: ClientId { gid: GlobalId(gid), handle }, number: 1 }
     }
 
     /// From the same session: `rbd snap create`, `rbd resize`, `rbd image-meta set`.
@@ -217,31 +304,45 @@ mod tests {
                 &hex!(
                     "0701 34000000 08000000 02000000 7331 0101 04000000 00000000 2f10000000000000 2048012c937f0000 0100000000000000 0000000000000000"
                 ),
-                NotifyMessage::Maintenance(NotifyOp::SNAP_CREATE),
+                NotifyMessage::Maintenance {
+                    id: Some(id(0x102f, 0x7f93_2c01_4820)),
+                    request: Maintenance::CreateSnapshot {
+                        namespace: SnapshotNamespace::User,
+                        name: "s1".into(),
+                        flags: SnapshotFlags::default(),
+                    },
+                },
             ),
             (
                 &hex!(
                     "0701 25000000 07000000 0000000500000000 3110000000000000 2015004ce07f0000 0100000000000000 00"
                 ),
-                NotifyMessage::Maintenance(NotifyOp::RESIZE),
+                NotifyMessage::Maintenance {
+                    id: Some(id(0x1031, 0x7fe0_4c00_1520)),
+                    request: Maintenance::Resize { size: 80 << 20, allow_shrink: false },
+                },
             ),
             (
                 &hex!(
                     "0701 27000000 14000000 01000000 6b 01 01000000 76 3310000000000000 b0150048597f0000 0100000000000000"
                 ),
-                NotifyMessage::Maintenance(NotifyOp::METADATA_UPDATE),
+                NotifyMessage::Maintenance {
+                    id: Some(id(0x1033, 0x7f59_4800_15b0)),
+                    request: Maintenance::UpdateMetadata { key: "k".into(), value: Some(b"v".to_vec()) },
+                },
             ),
             (
                 &hex!("0701 1c000000 12000000 2210000000000000 a0140028287f0000 0100000000000000"),
-                NotifyMessage::Quiesce(NotifyOp::QUIESCE),
+                NotifyMessage::Quiesce(AsyncRequestId { client: OWNER, number: 1 }),
             ),
             (
                 &hex!("0701 20000000 05000000 3110000000000000 2015004ce07f0000 0100000000000000 00000000"),
-                NotifyMessage::AsyncUpdate(NotifyOp::ASYNC_COMPLETE),
+                NotifyMessage::AsyncComplete { id: id(0x1031, 0x7fe0_4c00_1520), result: 0 },
             ),
         ];
         for (wire, message) in seen {
-            assert_eq!(NotifyMessage::decode(wire), Ok(*message));
+            assert_eq!(NotifyMessage::decode(wire).as_ref(), Ok(message));
+            assert_eq!(message.encode(), wire);
         }
     }
 
@@ -258,9 +359,9 @@ mod tests {
     }
 
     #[test]
-    fn operations_of_newer_clients_are_maintenance() {
+    fn operations_of_newer_clients_are_known_by_number() {
         let wire = hex!("0901 05000000 63000000 ff");
-        assert_eq!(NotifyMessage::decode(&wire), Ok(NotifyMessage::Maintenance(NotifyOp(99))));
+        assert_eq!(NotifyMessage::decode(&wire), Ok(NotifyMessage::Unknown(NotifyOp(99))));
     }
 
     /// Sent as the lock owner's answer to `rbd` 16.2.15, which understood it.

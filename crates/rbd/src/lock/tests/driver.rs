@@ -11,7 +11,7 @@ use rados::{Errno, OpError, Operation, SnapContext};
 use super::super::cls;
 use super::super::{ExclusiveLock, LockError, LockHooks, LockOptions, LockOwner, Predecessors};
 use crate::store::ObjectStore;
-use crate::watcher::{ClientId, NotifyOp, WatchHandler, Watcher};
+use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyOp, WatchHandler, Watcher};
 use crate::{MemStore, NewImage};
 
 const HEADER: &str = "rbd_header.test";
@@ -56,9 +56,17 @@ impl WatchHandler for Image {
         self.lock().requested(client)
     }
 
-    fn maintenance_requested(&self, op: NotifyOp) -> Option<i32> {
-        self.lock().maintenance_requested(op)
+    fn maintenance_requested(&self, _id: Option<AsyncRequestId>, request: Maintenance) -> Option<i32> {
+        self.lock().refuse_maintenance(request.op())
     }
+
+    fn unknown_requested(&self, op: NotifyOp) -> Option<i32> {
+        self.lock().refuse_maintenance(op)
+    }
+
+    fn request_progressed(&self, _id: AsyncRequestId, _done: u64, _total: u64) {}
+
+    fn request_completed(&self, _id: AsyncRequestId, _result: i32) {}
 
     fn watch_registered(&self, cookie: u64) {
         self.lock().watch_registered(cookie);
@@ -223,10 +231,10 @@ async fn only_the_owner_answers_requests() {
     let client = Client::open(store.connect()).await;
     let other = ClientId { gid: store.identity().0, handle: 1 };
     let me = ClientId { gid: client.store.identity().0, handle: client.watcher.cookie() };
-    assert_eq!(client.lock.maintenance_requested(NotifyOp::RESIZE), None);
+    assert_eq!(client.lock.refuse_maintenance(NotifyOp::RESIZE), None);
     assert_eq!(client.lock.requested(other), None);
     drop(client.begin().await.unwrap());
-    assert_eq!(client.lock.maintenance_requested(NotifyOp::RESIZE), Some(-95));
+    assert_eq!(client.lock.refuse_maintenance(NotifyOp::RESIZE), Some(-95));
     assert_eq!(client.lock.requested(me), None);
     assert_eq!(client.lock.requested(other), Some(0));
     client.lock.release().await.unwrap();

@@ -1,0 +1,177 @@
+//! Changes of a whole object map, around snapshots and resizes. No update may be under way or begin meanwhile: changes
+//! of contents are held back.
+//!
+//! Ceph: `SnapshotCreateRequest.cc`, `SnapshotRemoveRequest.cc`, `SnapshotRollbackRequest.cc`, `ResizeRequest.cc` in
+//! `src/librbd/object_map/`.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use ceph_codec::{Decode, Encode, SnapId};
+use rados::{Errno, OpError, Operation, SnapContext};
+use tracing::error;
+
+use super::{
+    FLAG_FAST_DIFF_INVALID, FLAG_OBJECT_MAP_INVALID, Inner, ObjectMap, ObjectMapError, ObjectState, States,
+    object_name, resize_op,
+};
+use crate::ObjectStore;
+
+impl<S: ObjectStore> ObjectMap<S> {
+    /// Makes the map of a snapshot that was just taken, and notes that nothing has changed since. A map that cannot be
+    /// made is marked as invalid.
+    ///
+    /// # Errors
+    /// [`ObjectMapError`] if that fails, too.
+    pub(crate) async fn add_snapshot(&self, snap: SnapId) -> Result<(), ObjectMapError> {
+        let inner = &self.inner;
+        inner.idle().await;
+        if let Err(error) = inner.copy(SnapId::HEAD, snap).await {
+            return inner.spoilt(snap, error).await;
+        }
+        if !inner.of.fast_diff {
+            return Ok(());
+        }
+        let marked =
+            inner.write(inner.guarded(), |op| op.call_mut("rbd", "object_map_snap_add", Bytes::new())).await;
+        if marked.is_ok() {
+            inner.states.write().clean();
+        }
+        // If not, everything will seem to have changed.
+        inner.safe(marked).await
+    }
+
+    /// Removes the map of a snapshot. What has changed since the snapshot before it is then told by the map of the
+    /// `next` one, or of the live image.
+    ///
+    /// # Errors
+    /// [`ObjectMapError`] if the map cannot be removed, or the next one be marked as invalid.
+    pub(crate) async fn remove_snapshot(
+        &self,
+        snap: SnapId,
+        invalid: bool,
+        next: SnapId,
+    ) -> Result<(), ObjectMapError> {
+        let inner = &self.inner;
+        inner.idle().await;
+        if inner.of.fast_diff {
+            let operation = Operation::new().call("rbd", "object_map_load", Bytes::new());
+            match inner.store.read(&object_name(&inner.of.image_id, snap), operation, SnapId::HEAD).await {
+                // All of it was done before.
+                Err(error) if error.is(Errno::ENOENT) => return Ok(()),
+                Ok(reply) if !invalid => inner.merge(&reply.data(0), next).await?,
+                Ok(_) => inner.spoil(next).await?,
+                Err(error) => inner.spoilt(next, error).await?,
+            }
+        }
+        let name = object_name(&inner.of.image_id, snap);
+        match inner.store.write(&name, Operation::new().delete(), &SnapContext::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the map that of a snapshot, to which the image has been rolled back. If that fails it is marked as invalid.
+    ///
+    /// # Errors
+    /// [`ObjectMapError`] if that fails, too.
+    pub(crate) async fn roll_back(&self, snap: SnapId) -> Result<(), ObjectMapError> {
+        let inner = &self.inner;
+        inner.idle().await;
+        let states = match inner.copy(snap, SnapId::HEAD).await {
+            Ok(states) => states,
+            Err(error) => {
+                let objects = inner.states.read().len();
+                *inner.states.write() = States::new(objects, ObjectState::Exists);
+                return inner.safe(Err(error)).await;
+            }
+        };
+        *inner.states.write() = states;
+        Ok(())
+    }
+
+    /// Makes room for so many objects, or gives up the room of those past them, which must be known to be gone. If that
+    /// fails the map is marked as invalid.
+    ///
+    /// # Errors
+    /// [`ObjectMapError`] if that fails, too.
+    pub(crate) async fn resize(&self, objects: u64) -> Result<(), ObjectMapError> {
+        let inner = &self.inner;
+        inner.idle().await;
+        let resized =
+            inner.write(inner.guarded(), |op| resize_op(op, objects, ObjectState::Nonexistent)).await;
+        inner.safe(resized).await?;
+        inner.states.write().resize(objects, ObjectState::Nonexistent);
+        Ok(())
+    }
+}
+
+impl<S: ObjectStore> Inner<S> {
+    /// Waits for updates under way.
+    pub(super) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.busy.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Overwrites one map with another, and returns it.
+    async fn copy(&self, from: SnapId, to: SnapId) -> Result<States, OpError> {
+        let source = object_name(&self.of.image_id, from);
+        let stored = self.store.read(&source, Operation::new().read(0, 0), SnapId::HEAD).await?.data(0);
+        let states = States::decode_from(&stored)?;
+        let operation = if to == SnapId::HEAD { self.guarded() } else { Operation::new() };
+        let target = object_name(&self.of.image_id, to);
+        self.store.write(&target, operation.write_full(stored), &SnapContext::default()).await?;
+        Ok(states)
+    }
+
+    /// Adds to a map what the map of the snapshot before it, as loaded, tells of changes.
+    async fn merge(&self, before: &Bytes, next: SnapId) -> Result<(), ObjectMapError> {
+        let states = match States::decode_from(before) {
+            Ok(states) => states,
+            Err(error) => return self.spoilt(next, error.into()).await,
+        };
+        let operation = if next == SnapId::HEAD { self.guarded() } else { Operation::new() };
+        let operation = operation.call_mut("rbd", "object_map_snap_remove", before.clone());
+        let name = object_name(&self.of.image_id, next);
+        match self.store.write(&name, operation, &SnapContext::default()).await {
+            Err(error) if !error.is(Errno::ENOENT) => return self.spoilt(next, error).await,
+            _ => {}
+        }
+        if next == SnapId::HEAD {
+            self.states.write().merge(&states);
+        }
+        Ok(())
+    }
+
+    /// Makes it safe that a map could not be changed.
+    async fn spoilt(&self, snap: SnapId, error: OpError) -> Result<(), ObjectMapError> {
+        if matches!(error, OpError::Blocklisted { .. } | OpError::IdentityLost | OpError::Shutdown) {
+            return Err(error.into());
+        }
+        error!(map = self.object, %snap, %error, "could not change an object map, marking it as invalid");
+        self.spoil(snap).await
+    }
+
+    /// Marks a map as invalid.
+    async fn spoil(&self, snap: SnapId) -> Result<(), ObjectMapError> {
+        if snap == SnapId::HEAD {
+            return self.invalidate().await;
+        }
+        let fast_diff = if self.of.fast_diff { FLAG_FAST_DIFF_INVALID } else { 0 };
+        let flags = FLAG_OBJECT_MAP_INVALID | fast_diff;
+        let mut input = (flags, flags).encode_to_vec();
+        snap.encode(&mut input);
+        let operation = Operation::new().call_mut("rbd", "set_flags", input);
+        self.store
+            .write(&self.of.header_object, operation, &SnapContext::default())
+            .await
+            .map(drop)
+            .map_err(ObjectMapError::Invalidate)
+    }
+}

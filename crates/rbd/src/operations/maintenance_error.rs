@@ -1,0 +1,128 @@
+//! Why an image cannot be maintained.
+
+use rados::Errno;
+use thiserror::Error;
+
+use crate::watcher::{Maintenance, NotifyOp};
+use crate::{ImageError, LockOwner, ObjectMapError};
+
+/// Why a change of more than an image's contents failed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum MaintenanceError {
+    /// The object map cannot follow.
+    #[error("cannot keep the image's object map right")]
+    ObjectMap(#[from] ObjectMapError),
+    /// Nobody can do that here.
+    #[error("{operation} is not supported")]
+    Unsupported {
+        /// What was wanted.
+        operation: NotifyOp,
+    },
+    /// The exclusive lock was given up in the middle; whoever has it now is to be asked.
+    #[error("the exclusive lock has moved to another client")]
+    LockMoved,
+    /// The owner of the exclusive lock could not do it.
+    #[error("{owner} holds the exclusive lock, and its {operation} failed: {errno}")]
+    Owner {
+        /// Who was asked.
+        owner: LockOwner,
+        /// What was wanted.
+        operation: NotifyOp,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// There is a snapshot of that name.
+    #[error("image {image} already has a snapshot {snapshot}")]
+    SnapshotExists {
+        /// The image.
+        image: String,
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+    /// The image may not have more snapshots.
+    #[error("image {image} has as many snapshots as its limit allows{}", limit_text(*.limit))]
+    TooManySnapshots {
+        /// The image.
+        image: String,
+        /// The limit, if it is known.
+        limit: Option<u64>,
+    },
+    /// Some client did not stop writing for a snapshot.
+    #[error("client.{client} does not quiesce: {errno}")]
+    Quiesce {
+        /// The number of the client.
+        client: u64,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// There is no such metadata pair.
+    #[error("the image has no metadata {key}")]
+    NoMetadata {
+        /// The key.
+        key: String,
+    },
+    /// The image would become smaller, which was not allowed.
+    #[error("image {image} has {size} bytes, and shrinking it to {new_size} was not allowed")]
+    ShrinkNotAllowed {
+        /// The image.
+        image: String,
+        /// Its size in bytes.
+        size: u64,
+        /// The size that was asked for.
+        new_size: u64,
+    },
+}
+
+fn limit_text(limit: Option<u64>) -> String {
+    limit.map_or_else(String::new, |limit| format!(" ({limit})"))
+}
+
+/// Linux's `ERESTART`, with which librbd says that the lock has moved.
+const ERESTART: Errno = Errno(85);
+
+impl MaintenanceError {
+    /// What the owner of the lock means by a result, which is not 0.
+    pub(super) fn of_owner(image: &str, owner: LockOwner, request: &Maintenance, result: i32) -> Self {
+        let errno = Errno(result.saturating_neg());
+        let image = image.to_owned();
+        match (request, errno) {
+            (Maintenance::CreateSnapshot { name, .. }, Errno::EEXIST) => {
+                Self::SnapshotExists { image, snapshot: name.clone() }
+            }
+            (Maintenance::CreateSnapshot { .. }, Errno::EDQUOT) => {
+                Self::TooManySnapshots { image, limit: None }
+            }
+            _ => Self::Owner { owner, operation: request.op(), errno },
+        }
+    }
+
+    /// The errno that librbd would return for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::ObjectMap(error) => ImageError::ObjectMap(error.clone()).errno(),
+            Self::Unsupported { .. } => Errno::EOPNOTSUPP,
+            Self::LockMoved => ERESTART,
+            Self::Owner { errno, .. } | Self::Quiesce { errno, .. } => *errno,
+            Self::SnapshotExists { .. } => Errno::EEXIST,
+            Self::NoMetadata { .. } => Errno::ENOENT,
+            Self::TooManySnapshots { .. } => Errno::EDQUOT,
+            Self::ShrinkNotAllowed { .. } => Errno::EINVAL,
+        }
+    }
+
+    /// What the user can do about it, if anything.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::TooManySnapshots { image, .. } => {
+                format!("raise the limit: rbd snap limit set {image} --limit NUMBER, or remove snapshots")
+            }
+            Self::ShrinkNotAllowed { .. } => {
+                "what is past the new end is lost; if that is meant, give --allow-shrink".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! Operations of open images on a [`MemStore`], by their owner and by others.
+
+#![allow(clippy::cast_possible_truncation, reason = "test")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{Features, Image, MemStore, NewImage, OpenOptions, SnapshotFlags, SnapshotRef};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+/// 64 KiB objects make small tests.
+fn new_image(features: u64) -> NewImage {
+    NewImage { name: "img".into(), size: MIB, order: 16, features: Features(features), ..NewImage::default() }
+}
+
+fn new_store(image: &NewImage) -> MemStore {
+    let store = MemStore::new();
+    store.create_image(image).unwrap();
+    store
+}
+
+async fn open(store: &MemStore) -> Image<MemStore> {
+    Image::open(store.clone(), OpenOptions::image("img")).await.unwrap()
+}
+
+fn bytes(len: u64, seed: u8) -> Bytes {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
+}
+
+async fn read_snapshot(store: &MemStore, name: &str, offset: u64, len: u64) -> Vec<u8> {
+    let options = OpenOptions::image("img").snapshot(SnapshotRef::Name(name.into()));
+    let image = Image::open(store.connect(), options).await.unwrap();
+    let data = image.read(offset, len).await.unwrap().to_vec();
+    image.close().await;
+    data
+}
+
+#[test]
+fn a_snapshot_has_what_was_written_before_it_and_nothing_else() {
+    for features in [0, 4, 13, 61] {
+        let store = new_store(&new_image(features));
+        run(async {
+            let image = open(&store).await;
+            image.write(0, bytes(100 * KIB, 1)).await.unwrap();
+            image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+            image.write(KIB, bytes(KIB, 2)).await.unwrap();
+            image.create_snapshot("s2", SnapshotFlags::default(), &()).await.unwrap();
+            image.write(0, bytes(100 * KIB, 3)).await.unwrap();
+            assert_eq!(read_snapshot(&store, "s1", 0, 100 * KIB).await, bytes(100 * KIB, 1));
+            let mut second = bytes(100 * KIB, 1).to_vec();
+            second[KIB as usize..2 * KIB as usize].copy_from_slice(&bytes(KIB, 2));
+            assert_eq!(read_snapshot(&store, "s2", 0, 100 * KIB).await, second, "features {features}");
+            let names: Vec<_> = image.snapshots().into_iter().map(|snapshot| snapshot.name).collect();
+            assert_eq!(names, ["s2", "s1"]);
+        });
+    }
+}
+
+#[test]
+fn the_owner_takes_a_snapshot_for_another_client() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let owner = open(&store).await;
+        let other = open(&store.connect()).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        other.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        assert!(owner.is_lock_held() && !other.is_lock_held());
+        assert_eq!(other.snapshots().len(), 1, "known at once");
+        owner.write(0, bytes(KIB, 2)).await.unwrap();
+        assert_eq!(read_snapshot(&store, "s1", 0, KIB).await, bytes(KIB, 1));
+        let error = other.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap_err();
+        assert!(
+            matches!(error, OperationError::Maintenance(MaintenanceError::SnapshotExists { .. })),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn an_owner_that_dies_is_succeeded_by_whoever_asked_it() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let dead = store.connect();
+        let owner = open(&dead).await;
+        let other = open(&store).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        dead.kill_after(0);
+        let asked = other.create_snapshot("s1", SnapshotFlags::SKIP_QUIESCE, &());
+        let die = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            dead.lose_watches();
+        };
+        let (created, ()) = tokio::join!(asked, die);
+        created.unwrap();
+        assert!(other.is_lock_held());
+        assert_eq!(read_snapshot(&store, "s1", 0, KIB).await, bytes(KIB, 1));
+    });
+}
+
+#[test]
+fn an_image_grows_and_shrinks_and_what_was_cut_off_does_not_come_back() {
+    for (features, striping) in [(0, None), (4, None), (61, None), (61, Some((16 * KIB, 3)))] {
+        let store = new_store(&NewImage { striping, ..new_image(features) });
+        run(async {
+            let image = open(&store).await;
+            image.write(0, bytes(MIB, 1)).await.unwrap();
+            image.resize(2 * MIB, false, &()).await.unwrap();
+            assert_eq!(image.size(), 2 * MIB);
+            image.write(MIB, bytes(MIB, 2)).await.unwrap();
+            let error = image.resize(200_000, false, &()).await.unwrap_err();
+            assert_eq!((error.errno(), image.size()), (rados::Errno::EINVAL, 2 * MIB));
+            image.resize(200_000, true, &()).await.unwrap();
+            assert!(
+                image.write(200_000, bytes(1, 1)).await.is_err() && image.read(199_999, 2).await.is_err()
+            );
+            image.resize(MIB, false, &()).await.unwrap();
+            let data = image.read(0, MIB).await.unwrap().to_vec();
+            assert_eq!(data[..200_000], bytes(MIB, 1)[..200_000], "features {features}");
+            assert!(data[200_000..].iter().all(|byte| *byte == 0), "features {features}");
+        });
+    }
+}
+
+#[test]
+fn metadata_pairs_are_configuration_at_once() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let owner = open(&store).await;
+        let other = open(&store.connect()).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        other.set_metadata("conf_rbd_skip_partial_discard", "false").await.unwrap();
+        assert_eq!(owner.0.header().config["rbd_skip_partial_discard"], "false");
+        owner.discard(0, KIB).await.unwrap();
+        assert_eq!(owner.read(0, KIB).await.unwrap().to_vec(), [0; 1024]);
+        other.remove_metadata("conf_rbd_skip_partial_discard").await.unwrap();
+        assert!(!owner.metadata().await.unwrap().contains_key("conf_rbd_skip_partial_discard"));
+        assert!(owner.is_lock_held());
+        assert!(other.remove_metadata("nope").await.is_err());
+    });
+}
