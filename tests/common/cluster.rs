@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::process::{Output, run_within};
+use super::process::{Output, Running, run_within, start_command};
 
 /// Installing a release that is not there yet is part of the first start.
 const START_LIMIT: Duration = Duration::from_secs(900);
@@ -24,6 +24,8 @@ pub(crate) enum Release {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     dir: PathBuf,
+    /// Somebody else's, who stops it.
+    lent: bool,
 }
 
 /// An image that no other test uses. It is left to the end of its cluster.
@@ -56,7 +58,18 @@ impl Cluster {
         let mut start = script();
         start.args(["start", release]).arg(&dir).args(["--while", &process::id().to_string()]).args(options);
         run_within(START_LIMIT, &mut start).success();
-        Self { dir }
+        Self { dir, lent: false }
+    }
+
+    /// A cluster that `scripts/ceph-cluster` started by hand, which stays when this is dropped: what a failed test left
+    /// there can be looked at.
+    pub(crate) fn attach(dir: &str) -> Self {
+        Self { dir: dir.into(), lent: true }
+    }
+
+    /// Whether others may use it at the same time.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -78,9 +91,13 @@ impl Cluster {
     }
 
     pub(crate) fn try_run(&self, command: &str) -> Output {
+        self.start_command(command).finish_within(COMMAND_LIMIT)
+    }
+
+    /// Starts such a command, which goes on while the test does something else.
+    pub(crate) fn start_command(&self, command: &str) -> Running {
         let mut exec = script();
-        exec.arg("exec").arg(&self.dir).args(["bash", "-euo", "pipefail", "-c", command]);
-        run_within(COMMAND_LIMIT, &mut exec)
+        start_command(exec.arg("exec").arg(&self.dir).args(["bash", "-euo", "pipefail", "-c", command]))
     }
 
     /// Ends a daemon (`osd.0`, `mon.a`) and waits until it is gone. A memstore OSD keeps its data for [`revive`](Self::revive).
@@ -143,6 +160,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.lent {
+            return;
+        }
         // A panic here would hide the one of the test.
         let stopped = script().arg("stop").arg(&self.dir).status();
         if !std::thread::panicking() && stopped.is_ok_and(|status| status.success()) {

@@ -6,6 +6,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::process::run_within;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/guest");
 /// An emulated guest boots in seconds, on a loaded machine in minutes.
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -20,8 +23,23 @@ pub(crate) struct Guest {
 impl Guest {
     /// Boots it on `drives` (values of QEMU's `-drive`), its /dev/vda and so on, with shell commands to run.
     pub(crate) fn boot(drives: &[String], script: &str) -> Self {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/guest"));
-        command.args(["run", &format!("set -e\n{script}")]);
+        Self::start(&["run", &format!("set -e\n{script}")], drives)
+    }
+
+    /// Boots what is on the first of `drives`, made by [`make_disk`](Self::make_disk).
+    pub(crate) fn boot_disk(drives: &[String]) -> Self {
+        Self::start(&["boot"], drives)
+    }
+
+    /// Makes a file with a disk that boots by itself and then runs a script.
+    pub(crate) fn make_disk(file: &str, script: &str) {
+        let mut make = Command::new(SCRIPT);
+        run_within(LIMIT, make.args(["disk", file, &format!("set -e\n{script}")])).success();
+    }
+
+    fn start(args: &[&str], drives: &[String]) -> Self {
+        let mut command = Command::new(SCRIPT);
+        command.args(args);
         for drive in drives {
             command.args(["-drive", drive]);
         }

@@ -1,14 +1,11 @@
 //! A disk in use: reads and writes, each of which is checked and timed.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nbd::client::{NbdClient, handshake};
-
+use super::nbd::{self, Failure};
 use super::process::wait_until;
 use super::server::Server;
 
@@ -78,7 +75,7 @@ impl Drop for Load {
 
 /// One connection. It has blocks of its own, so it knows what is in them.
 struct Client {
-    disk: NbdClient<UnixStream>,
+    disk: nbd::Client,
     first_block: u64,
     /// What was written to each block last; 0 before.
     written: Vec<u64>,
@@ -88,10 +85,8 @@ struct Client {
 
 impl Client {
     fn connect(server: &Server, export: &str, number: u64, meter: Arc<Meter>) -> Self {
-        let mut stream = UnixStream::connect(server.socket()).expect("the server listens");
-        let export = handshake(&mut stream, export.as_bytes()).expect("the export is there");
         Self {
-            disk: NbdClient::new(stream, &export),
+            disk: nbd::Client::connect(server.socket(), export).expect("the export is there"),
             first_block: number * BLOCKS_EACH,
             written: vec![0; usize::try_from(BLOCKS_EACH).expect("small")],
             meter,
@@ -119,14 +114,13 @@ impl Client {
     fn write(&mut self, index: usize, sequence: u64) {
         let block = self.block(index);
         let data = stamped(block, sequence);
-        self.timed(block, |disk| disk.write_all(&data));
+        self.timed(block, |disk, offset| disk.write(offset, &data));
         self.written[index] = sequence;
     }
 
     fn check(&mut self, index: usize) {
         let block = self.block(index);
-        let mut data = vec![0xff; BLOCK];
-        self.timed(block, |disk| disk.read_exact(&mut data));
+        let data = self.timed(block, |disk, offset| disk.read(offset, BLOCK as u64));
         let expected = stamped(block, self.written[index]);
         assert!(
             data == expected,
@@ -140,15 +134,19 @@ impl Client {
         self.first_block + index as u64
     }
 
-    fn timed(&mut self, block: u64, request: impl FnOnce(&mut NbdClient<UnixStream>) -> io::Result<()>) {
+    fn timed<T>(
+        &mut self,
+        block: u64,
+        request: impl FnOnce(&mut nbd::Client, u64) -> Result<T, Failure>,
+    ) -> T {
         let began = Instant::now();
-        let position = SeekFrom::Start(block * BLOCK as u64);
-        let done = self.disk.seek(position).and_then(|_| request(&mut self.disk));
+        let done = request(&mut self.disk, block * BLOCK as u64);
         let took = began.elapsed();
-        done.unwrap_or_else(|error| panic!("block {block}, after {took:.1?}: {error}"));
+        let done = done.unwrap_or_else(|failure| panic!("block {block}, after {took:.1?}: {failure}"));
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.meter.longest.fetch_max(took, Ordering::Relaxed);
         self.meter.requests.fetch_add(1, Ordering::Release);
+        done
     }
 
     /// xorshift64

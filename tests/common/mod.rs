@@ -4,13 +4,18 @@
 //! and shows the command, its status and all it printed.
 
 #![allow(dead_code, unused_imports, reason = "no test file uses all of it")]
+#![allow(clippy::cast_possible_truncation, reason = "test")]
 
+mod backend;
 mod cluster;
 mod guest;
 mod load;
+pub(crate) mod nbd;
 mod process;
+pub(crate) mod random;
 mod server;
 
+pub(crate) use backend::{Backend, Kind};
 pub(crate) use cluster::{Cluster, Image, Release};
 pub(crate) use guest::Guest;
 pub(crate) use load::Load;

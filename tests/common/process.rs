@@ -46,7 +46,12 @@ pub(crate) fn run(command: &str) -> String {
 
 /// Starts a shell command that goes on while the test does something else.
 pub(crate) fn start(command: &str) -> Running {
-    Running::new(&mut shell(command))
+    start_command(&mut shell(command))
+}
+
+/// Starts a command that goes on while the test does something else.
+pub(crate) fn start_command(command: &mut Command) -> Running {
+    Running::new(command)
 }
 
 /// Runs a command to its end, which must come within `limit`.

@@ -1,7 +1,7 @@
 //! The program, serving.
 
 use std::fs::{self, File};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::time::Duration;
 
 use super::cluster::{Cluster, unique};
@@ -42,15 +42,14 @@ impl Server {
 
     /// Serves with a command of the test's own, which gets a `--socket`.
     pub(crate) fn serve_with(cluster: &Cluster, command: &mut Command) -> Self {
-        let number = unique();
-        let socket = cluster.file(&format!("{number}.sock"));
+        let socket = cluster.file(&format!("server{}.{}.sock", process::id(), unique()));
         command.args(["--socket", &socket]);
         Self::spawn(cluster, command, Some(socket))
     }
 
     /// Starts the program, and returns once it has printed its QEMU line; the socket is the one named there.
     pub(crate) fn spawn(cluster: &Cluster, command: &mut Command, socket: Option<String>) -> Self {
-        let log = cluster.file(&format!("server{}.log", unique()));
+        let log = cluster.file(&format!("server{}.{}.log", process::id(), unique()));
         let file = File::create(&log).expect("the cluster's folder is writable");
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file can be shared")).stderr(file);
         command.env("STATE_DIRECTORY", cluster.file("state"));

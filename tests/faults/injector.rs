@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::checker::SnapshotRule;
+use crate::common::random::Rng;
 use crate::common::{Cluster, MIB, json, run, wait_until};
-use crate::random::Rng;
 use crate::scene::Scene;
 
 /// What brings everything back takes no longer.

@@ -14,13 +14,10 @@
 mod common;
 
 mod appends;
-mod backend;
 mod checker;
 mod injector;
 mod liar;
-mod nbd;
 mod placement;
-mod random;
 mod scene;
 mod stalls;
 mod stamp;
@@ -30,8 +27,8 @@ mod workload;
 use std::thread;
 use std::time::Duration;
 
-use backend::Kind;
-use random::Rng;
+use common::Kind;
+use common::random::Rng;
 use scene::{SHORT_TICKET_LIFE, Scene, shared_cluster};
 
 /// Repeats the same requests and the same faults in every run; `scripts/torture` takes others.

@@ -6,8 +6,8 @@ use futures::future::join_all;
 use rados::{Client, Epoch, IoCtx};
 use serde_json::{Value, json};
 
+use crate::common::random::Rng;
 use crate::common::{Cluster, Release};
-use crate::random::Rng;
 
 #[path = "../../crates/ceph-osdmap/tests/common/mod.rs"]
 mod osdmaptool;

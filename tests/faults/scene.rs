@@ -6,10 +6,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, Kind};
-use crate::common::{Cluster, Image, MIB, Release, json, run, wait_until};
+use crate::common::random::Rng;
+use crate::common::{Backend, Cluster, Image, Kind, MIB, Release, json, run, wait_until};
 use crate::injector::{self, MONS, OSDS};
-use crate::random::Rng;
 use crate::stalls::Waited;
 use crate::workload::{Plan, Quiet, Workload};
 
@@ -85,7 +84,7 @@ impl<'a> Scene<'a> {
         for &kind in kinds {
             // Many objects, so that all placement groups have some.
             let image = cluster.create(&format!("--size {}M --object-size 1M", SIZE / MIB));
-            let backend = Backend::serve(kind, cluster, &image);
+            let backend = Backend::serve(kind, cluster, &image.spec);
             let workload = Workload::start(backend.socket(), &image.spec, &Plan::new(SIZE, seed));
             scene.sides.push(Side { kind, image, backend, workload: Some(workload) });
         }

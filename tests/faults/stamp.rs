@@ -7,7 +7,7 @@
 //!  +-------+--------------+--------+------------------+----------+---------------------------+
 //! ```
 
-use crate::random::mix;
+use crate::common::random::mix;
 
 /// Bytes in a block, the unit in which contents are checked.
 pub(crate) const BLOCK: usize = 4096;

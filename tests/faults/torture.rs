@@ -3,9 +3,9 @@
 use std::env;
 use std::time::{Duration, Instant};
 
-use crate::backend::Kind;
+use crate::common::Kind;
+use crate::common::random::Rng;
 use crate::injector::{self, FAULTS};
-use crate::random::Rng;
 use crate::scene::{Scene, start_cluster};
 use crate::stalls::Waited;
 

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::checker::{Change, Checker, Reading, SnapshotRule};
-use crate::nbd::{self, Command, Replies, Request, Requests};
-use crate::random::Rng;
+use crate::common::nbd::{self, Command, Replies, Request, Requests};
+use crate::common::random::Rng;
 use crate::stalls::{Meter, Waited};
 use crate::stamp::{BLOCK, Stamp};
 
@@ -202,12 +202,7 @@ impl Quiet {
         let mut data = vec![0; self.blocks as usize * BLOCK];
         let reading = self.checker.begin_read();
         for (number, piece) in (0..).zip(data.chunks_mut(PIECE)) {
-            let request = Request {
-                command: Command::Read,
-                fua: false,
-                offset: number * PIECE as u64,
-                length: u32::try_from(piece.len()).expect("a piece is small"),
-            };
+            let request = Request::new(Command::Read, number * PIECE as u64, piece.len() as u64);
             requests.send(number, request, &[]).expect("the server listens");
             let reply = replies.next().expect("the server is alive").expect("the server does not disconnect");
             assert_eq!((reply.cookie, reply.error), (number, 0), "a read failed");
@@ -270,7 +265,7 @@ impl Client {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        let end = Request { command: Command::Disconnect, fua: false, offset: 0, length: 0 };
+        let end = Request::new(Command::Disconnect, 0, 0);
         let _ = requests.send(0, end, &[]);
     }
 
@@ -294,7 +289,7 @@ impl Client {
             Command::WriteZeroes => change(Change::Zero),
             Command::Trim => change(Change::Trim),
             Command::Read => Check::Read(state.checker.begin_read()),
-            Command::Flush | Command::Disconnect => Check::Nothing,
+            Command::Flush | Command::BlockStatus | Command::Disconnect => Check::Nothing,
         };
         if let (Command::Write, Check::Change { sequence }) = (request.command, check) {
             data.resize(request.length as usize, 0);
@@ -373,16 +368,12 @@ fn choose(rng: &mut Rng, blocks: u64) -> Request {
         _ => Command::Flush,
     };
     if command == Command::Flush {
-        return Request { command, fua: false, offset: 0, length: 0 };
+        return Request::new(command, 0, 0);
     }
     let most = if rng.one_in(50) { 300 } else { 16 };
     let length = rng.range(1..most + 1).min(blocks);
     let end = if rng.one_in(4) { blocks.min(CROWDED.max(length)) } else { blocks };
     let first = rng.range(0..end - length + 1);
-    Request {
-        command,
-        fua: command != Command::Read && rng.one_in(8),
-        offset: first * BLOCK as u64,
-        length: u32::try_from(length * BLOCK as u64).expect("little more than 1 MiB"),
-    }
+    let fua = command != Command::Read && rng.one_in(8);
+    Request { fua, ..Request::new(command, first * BLOCK as u64, length * BLOCK as u64) }
 }

@@ -1,8 +1,10 @@
-//! Who serves the image: the program under test, or QEMU over librbd to compare it with.
+//! Who serves an image: the program under test, or QEMU over librbd to compare it with.
 
 use std::time::Duration;
 
-use crate::common::{Cluster, Image, Running, Server, run, start, wait_until};
+use super::cluster::{Cluster, unique};
+use super::process::{Running, run, start, wait_until};
+use super::server::Server;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -19,17 +21,18 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// Serves an image under its own name.
-    pub(crate) fn serve(kind: Kind, cluster: &Cluster, image: &Image) -> Self {
+    /// Serves an image, given by its spec, under that name, as the least privileged user.
+    pub(crate) fn serve(kind: Kind, cluster: &Cluster, image: &str) -> Self {
         match kind {
-            Kind::Ours => Self::Ours(Server::serve(cluster, &[&image.spec])),
+            Kind::Ours => Self::Ours(Server::serve(cluster, &[image])),
             Kind::Librbd => {
-                let socket = cluster.file(&format!("{}.sock", image.spec.replace('/', ".")));
-                let qemu_nbd = start(&format!(
+                let socket = cluster.file(&format!("qemu-nbd{}.{}.sock", std::process::id(), unique()));
+                let mut qemu_nbd = start(&format!(
                     "exec qemu-nbd -f raw -t -e 16 --discard=unmap --cache=none -x {image} -k {socket} {}:id=qemu",
-                    cluster.qemu(&image.spec)
+                    cluster.qemu(image)
                 ));
                 wait_until("qemu-nbd listens", LIMIT, || {
+                    assert!(qemu_nbd.is_running(), "qemu-nbd could not open {image}");
                     std::os::unix::net::UnixStream::connect(&socket).ok()
                 });
                 Self::Librbd { qemu_nbd, socket }
@@ -67,6 +70,14 @@ impl Backend {
                 run(&format!("kill -TERM {}", qemu_nbd.pid()));
                 wait_until("qemu-nbd ends", LIMIT, || (!qemu_nbd.is_running()).then_some(()));
             }
+        }
+    }
+
+    /// Ends it without a chance to tidy up.
+    pub(crate) fn kill(self) {
+        match self {
+            Self::Ours(server) => server.kill(),
+            Self::Librbd { qemu_nbd, .. } => drop(qemu_nbd),
         }
     }
 }
