@@ -308,7 +308,7 @@ async fn undo<S: ObjectStore>(store: &S, name: &str, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemStore, NewImage, list_children};
+    use crate::{MemStore, NewImage, list_children, remove_image};
 
     /// A parent of 10 MiB with a snapshot `s`, which is protected or not.
     fn parent(store: &MemStore, protected: bool) -> String {
@@ -430,6 +430,28 @@ mod tests {
                 assert_eq!(after, before, "format {format}, step {step}");
                 assert_eq!(children(&store).await, Vec::<String>::new(), "format {format}, step {step}");
                 clone(&store, &store, "kid", format).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clone_that_was_interrupted_can_be_removed_and_made_again() {
+        for format in [1, 2] {
+            for crash in 0.. {
+                let store = MemStore::new();
+                parent(&store, true);
+                let doomed = store.connect();
+                doomed.kill_after(crash);
+                if clone(&doomed, &doomed, "kid", format).await.is_ok() {
+                    break;
+                }
+                match remove_image(&store, &Config::default(), "kid", &()).await {
+                    Ok(()) => {}
+                    Err(error) => assert_eq!(error.errno(), Errno::ENOENT, "after {crash}: {error}"),
+                }
+                assert_eq!(children(&store).await, Vec::<String>::new(), "after {crash} operations");
+                clone(&store, &store, "kid", format).await.unwrap();
+                assert_eq!(children(&store).await, ["rbd/kid"], "after {crash} operations");
             }
         }
     }
