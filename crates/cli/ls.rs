@@ -32,8 +32,8 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
     let cluster = Cluster::connect(overrides).await?;
     let pool = cluster.pool_by_name(&spec.pool, spec.namespace.as_deref()).await?;
     let failed = |source| Error::List { pool: spec.pool.clone(), user: cluster.user().to_owned(), source };
-    let names: Vec<_> =
-        rbd::list_images(&pool).await.map_err(failed)?.into_iter().map(|image| image.name).collect();
+    let images = rbd::list_all_images(&pool).await.map_err(failed)?;
+    let names: Vec<_> = images.into_iter().map(|image| image.name).collect();
     if !args.long {
         return args.format.print(|| json!(names), || names.iter().map(|name| format!("{name}\n")).collect());
     }

@@ -134,6 +134,12 @@ pub enum CreateError {
         /// Its name.
         pool: String,
     },
+    /// The pool is used for something else.
+    #[error("pool {pool} is used for something else than images")]
+    OtherUse {
+        /// Its name.
+        pool: String,
+    },
     /// The pool cannot hold images.
     #[error("pool {pool} cannot hold images: {why}")]
     UnsuitablePool {
@@ -150,7 +156,8 @@ impl CreateError {
             Self::Exists { .. } => Errno::EEXIST,
             Self::NoNamespace { .. } | Self::NoDataPool { .. } => Errno::ENOENT,
             Self::UnknownFeatures(_) => Errno(38), // ENOSYS
-            Self::Order { .. } => Errno(33),       // EDOM
+            Self::OtherUse { .. } => Errno::EPERM,
+            Self::Order { .. } => Errno(33), // EDOM
             Self::Unsupported(_) => Errno::EOPNOTSUPP,
             Self::Needs { .. }
             | Self::HalfStriped
@@ -169,6 +176,7 @@ impl CreateError {
                 "make it without, then: rbd feature enable IMAGE journaling".to_owned()
             }
             Self::TooManyObjects { .. } => "use larger objects: --object-size 32M".to_owned(),
+            Self::OtherUse { pool } => format!("use it for both: rbd pool init --force {pool}"),
             Self::UnsuitablePool { .. } => {
                 "an erasure coded pool can hold the data: --data-pool POOL, after \
                  `ceph osd pool set POOL allow_ec_overwrites true`"

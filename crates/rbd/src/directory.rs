@@ -1,11 +1,15 @@
 //! Which images a pool and namespace have. Ceph: `rbd_directory` in `src/include/rbd_types.h`.
 
-use ceph_codec::SnapId;
+use ceph_codec::{Decode, Reader, SnapId};
 use rados::{Errno, OpError, Operation, SnapContext};
 
 use crate::cls::{self, Call};
 use crate::names::{DIRECTORY, TRASH};
+use crate::trash::{self, TrashSource};
 use crate::{ObjectStore, names};
+
+/// Bytes of the directory of images of format 1, at most; an OSD would not hold more in an object.
+const MAX_V1_DIRECTORY: u64 = 128 << 20;
 
 /// Names to ask for at once.
 const PAGE: u64 = 1024;
@@ -41,6 +45,39 @@ pub async fn list_images<S: ObjectStore>(store: &S) -> Result<Vec<DirectoryEntry
     }
 }
 
+/// Lists all that has the name of an image in a pool and namespace, as `rbd ls` does: images of format 1, whose ids are
+/// empty, then those of format 2, then what is left of images whose removal was interrupted.
+///
+/// # Errors
+/// Those of [`ObjectStore::read`].
+///
+/// Ceph: `Image<I>::list_images()` in `src/librbd/api/Image.cc`.
+pub async fn list_all_images<S: ObjectStore>(store: &S) -> Result<Vec<DirectoryEntry>, OpError> {
+    let mut images = if store.namespace().is_empty() { list_v1(store).await? } else { Vec::new() };
+    images.extend(list_images(store).await?);
+    let trash = trash::list(store).await?.into_iter();
+    let removing = trash.filter(|entry| entry.source == TrashSource::Removing);
+    images.extend(removing.map(|entry| DirectoryEntry { name: entry.name, id: entry.id }));
+    Ok(images)
+}
+
+/// Images of format 1 are in the directory's data: a header of any kind, then names, with nothing to each.
+///
+/// Ceph: `CEPH_OSD_OP_TMAPUP` in `src/osd/PrimaryLogPG.cc`.
+async fn list_v1<S: ObjectStore>(store: &S) -> Result<Vec<DirectoryEntry>, OpError> {
+    let data = match store.read(DIRECTORY, Operation::new().read(0, MAX_V1_DIRECTORY), SnapId::HEAD).await {
+        Err(error) if error.is(Errno::ENOENT) => return Ok(Vec::new()),
+        reply => reply?.data(0),
+    };
+    if data.is_empty() {
+        return Ok(Vec::new());
+    }
+    let r = &mut Reader::new(&data);
+    r.bytes("header of the directory")?;
+    let names = r.map("directory", Vec::<u8>::decode)?;
+    Ok(names.into_keys().map(|name| DirectoryEntry { name, id: String::new() }).collect())
+}
+
 /// The id of an image; `ENOENT` if there is none of that name (and format 2).
 pub(crate) async fn id_of<S: ObjectStore>(store: &S, name: &str) -> Result<String, OpError> {
     call(store, &names::id_object(name), cls::get_id()).await
@@ -60,7 +97,7 @@ pub(crate) async fn name_of<S: ObjectStore>(store: &S, id: &str) -> Result<Optio
 }
 
 /// Makes one call.
-pub(crate) async fn call<S: ObjectStore, T: ceph_codec::Decode>(
+pub(crate) async fn call<S: ObjectStore, T: Decode>(
     store: &S,
     object: &str,
     call: Call<T>,
@@ -83,5 +120,24 @@ pub(crate) async fn remove<S: ObjectStore>(store: &S, object: &str) -> Result<()
     match change(store, object, Operation::new().delete().full_try()).await {
         Err(error) if error.is(Errno::ENOENT) => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemStore, NewImage};
+    use hex_literal::hex;
+
+    #[tokio::test]
+    async fn images_of_format_1_are_listed_first() {
+        let store = MemStore::new();
+        store.create_image(&NewImage { name: "new".into(), ..NewImage::default() }).unwrap();
+        // `rados get rbd_directory` of Ceph 16.2.15, with an image `old1` of format 1.
+        let directory = hex!("00000000 01000000 04000000 6f6c6431 00000000");
+        change(&store, DIRECTORY, Operation::new().write(0, directory.to_vec())).await.unwrap();
+        let images = list_all_images(&store).await.unwrap();
+        assert_eq!(images[0], DirectoryEntry { name: "old1".into(), id: String::new() });
+        assert_eq!((images.len(), images[1].name.as_str()), (2, "new"));
     }
 }

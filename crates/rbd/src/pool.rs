@@ -21,8 +21,8 @@ const VALIDATING: &[u8] = b"validate";
 /// pool that is used for something else already needs `force`.
 ///
 /// # Errors
-/// [`CreateError::UnsuitablePool`] if it cannot hold images; [`OperationError::Op`] with `EPERM` if it is used for
-/// something else, with `EACCES` if the user may not do that.
+/// [`CreateError::UnsuitablePool`] if it cannot hold images, [`CreateError::OtherUse`] if it is used for something
+/// else; [`OperationError::Op`] with `EACCES` if the user may not do that.
 ///
 /// Ceph: `Pool<I>::init()` in `src/librbd/api/Pool.cc`.
 pub async fn init_pool<S: ObjectStore>(
@@ -30,7 +30,12 @@ pub async fn init_pool<S: ObjectStore>(
     config: &Config,
     force: bool,
 ) -> Result<(), OperationError> {
-    store.enable_application(force).await.map_err(failed("tell the cluster what the pool is used for"))?;
+    match store.enable_application(force).await {
+        Err(error) if error.is(Errno::EPERM) => {
+            return Err(CreateError::OtherUse { pool: store.pool_name() }.into());
+        }
+        result => result.map_err(failed("tell the cluster what the pool is used for"))?,
+    }
     let create = Operation::new().create(false);
     store.write(TRASH, create, &SnapContext::default()).await.map_err(failed("make the trash"))?;
     if config.of_pool(store).await.validates_pools() {
