@@ -3,10 +3,12 @@
 //! ```text
 //! parent_attach  ParentImageSpec | overlap u64 | reattach u8
 //! set_parent     pool i64 | image id | snapshot u64 | overlap u64
+//! sparse_copyup  map of offsets and lengths | all bytes in one
 //! ```
 //! Ceph: `image::parent::attach()`, `image::parent::detach()` in `src/cls/rbd/cls_rbd.cc`.
 
-use ceph_codec::{Encode, PoolId, versioned};
+use bytes::Bytes;
+use ceph_codec::{Encode, PoolId, encode_seq, versioned};
 use rados::Operation;
 
 use super::ParentSpec;
@@ -38,6 +40,18 @@ pub(crate) fn set_parent(operation: Operation, parent: &ParentSpec, overlap: u64
 /// [`parent_detach`] as OSDs before Ceph 14 know it. `EXDEV` if the parent is in a namespace.
 pub(crate) fn remove_parent(operation: Operation) -> Operation {
     operation.call_mut("rbd", "remove_parent", Vec::new())
+}
+
+/// Appends, on a data object of the clone, making the object with these contents: offsets in the object, and the bytes
+/// there. An object that is there already stays as it is.
+pub(crate) fn sparse_copyup(operation: Operation, pieces: &[(u64, Bytes)]) -> Operation {
+    let total: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+    let mut input = Vec::with_capacity(8 + pieces.len() * 16 + total);
+    let extents: Vec<(u64, u64)> = pieces.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect();
+    encode_seq(extents.iter(), &mut input);
+    u32::try_from(total).expect("an object is smaller than 4 GiB").encode(&mut input);
+    pieces.iter().for_each(|(_, bytes)| input.extend_from_slice(bytes));
+    operation.call_mut("rbd", "sparse_copyup", input)
 }
 
 impl ParentSpec {

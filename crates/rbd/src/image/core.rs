@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::DiscardOptions;
+use super::copyup::CopyUps;
 use super::in_flight::{InFlight, Ticket};
 use super::open::{Access, Found, check_supported, close, load_map};
 use super::pause::{Paused, Pauses};
@@ -71,6 +72,7 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(crate) discard_options: RwLock<DiscardOptions>,
     /// Turns of the requests that clear many objects.
     pub(crate) clears: Semaphore,
+    pub(super) copy_ups: CopyUps,
     /// To hand to tasks.
     pub(crate) me: Weak<Self>,
 }
@@ -128,6 +130,7 @@ impl<S: ObjectStore> Core<S> {
             removing: Mutex::default(),
             discard_options: RwLock::default(),
             clears: Semaphore::new(CLEARS_AT_ONCE),
+            copy_ups: CopyUps::default(),
             me: me.clone(),
         }))
     }

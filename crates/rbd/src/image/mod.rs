@@ -1,5 +1,6 @@
 //! Open images.
 
+mod copyup;
 pub(crate) mod core;
 mod data;
 mod in_flight;

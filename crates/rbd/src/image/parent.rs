@@ -71,6 +71,11 @@ impl<S: ObjectStore> Core<S> {
         (len > 0).then_some(Origin { parent: core, len, announced })
     }
 
+    /// Whether an object has anything from the parent if it does not exist.
+    pub(super) fn inherits(&self, object: u64) -> bool {
+        self.view().parent.is_some() && self.origin(object).is_some()
+    }
+
     /// Reads a part of an object that was found missing after `origin` was looked up.
     pub(super) fn read_missing(
         &self,
@@ -78,30 +83,35 @@ impl<S: ObjectStore> Core<S> {
         origin: Origin<S>,
     ) -> BoxFuture<'_, Result<ReadData, ImageError>> {
         Box::pin(async move {
-            let data = self.read_parent(extent, &origin).await;
-            let gone = data.as_ref().is_err_and(|error| error.errno() == Errno::ENOENT);
-            if gone {
-                // Those who may not watch the header learn of it in this way only.
-                self.outdate();
-            }
-            if self.announced() == origin.announced {
-                return data;
-            }
-            // The parent may have gone since, after all that came from it was given to the image itself.
-            self.ensure_fresh().await?;
-            match self.origin(extent.object) {
-                Some(now) if now.is_same(&origin) => data,
-                _ => self.read_object(extent).await,
+            match self.read_origin(extent, &origin).await? {
+                Some(data) => Ok(data),
+                None => self.read_object(extent).await,
             }
         })
     }
 
-    /// Reads what a missing object has of the parent, and zeroes after it.
-    pub(super) async fn read_parent(
+    /// Reads what an object has that is missing. None if that is not so any more: the parent may have gone, after all
+    /// that came from it was given to the image itself.
+    pub(super) async fn read_origin(
         &self,
         extent: Extent,
         origin: &Origin<S>,
-    ) -> Result<ReadData, ImageError> {
+    ) -> Result<Option<ReadData>, ImageError> {
+        let data = self.read_parent(extent, origin).await;
+        if data.as_ref().is_err_and(|error| error.errno() == Errno::ENOENT) {
+            // Those who may not watch the header learn of it in this way only.
+            self.outdate();
+        }
+        if self.announced() == origin.announced {
+            return data.map(Some);
+        }
+        self.ensure_fresh().await?;
+        let now = self.origin(extent.object);
+        if now.is_some_and(|now| now.is_same(origin)) { data.map(Some) } else { Ok(None) }
+    }
+
+    /// Reads what a missing object has of the parent, and zeroes after it.
+    async fn read_parent(&self, extent: Extent, origin: &Origin<S>) -> Result<ReadData, ImageError> {
         let shared = origin.len.saturating_sub(extent.offset).min(extent.len);
         let mut data = if shared == 0 {
             ReadData::default()

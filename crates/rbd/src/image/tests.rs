@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "test")]
 
 mod clones;
+mod copyup;
 mod integrity;
 mod life;
 mod metadata;

@@ -4,12 +4,14 @@
 //!  write --> metadata fresh? --> lock held? --> for each object:
 //!                                  object map says EXISTS? --no--> update it, wait
 //!                                  submit the operation, with the current snapshot context
+//!                                  (of a clone: only if the object exists; else copy it up first)
 //!                                  (after a removal: object map NONEXISTENT)
 //! ```
 //! Ceph: `src/librbd/io/ImageRequest.cc`, `src/librbd/io/ObjectRequest.cc`.
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,6 +19,7 @@ use rados::{Errno, Operation};
 
 use super::DiscardOptions;
 use super::core::Core;
+use crate::header::Header;
 use crate::layout::Extent;
 use crate::object_map::{ObjectMap, ObjectState};
 use crate::{ImageError, ObjectStore, names};
@@ -92,7 +95,7 @@ impl<S: ObjectStore> Core<S> {
         len: u64,
         change: impl Future<Output = Result<(), ImageError>>,
     ) -> Result<(), ImageError> {
-        if self.read_only || self.parent().is_some() {
+        if self.read_only {
             return Err(ImageError::ReadOnly);
         }
         let _ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
@@ -104,25 +107,19 @@ impl<S: ObjectStore> Core<S> {
     }
 
     async fn write_object(&self, extent: Extent, pieces: &[Bytes]) -> Result<(), ImageError> {
-        let object_size = self.layout.object_size();
-        self.change_object(extent.object, ObjectState::Exists, |may_exist| {
-            let mut operation = Operation::new();
-            if !may_exist {
-                operation = operation.set_alloc_hint(object_size, object_size, 0);
-            }
-            match pieces {
-                [whole] if extent.len == object_size => operation.write_full(whole.clone()),
-                _ => {
-                    let mut offset = extent.offset;
-                    for piece in pieces {
-                        operation = operation.write(offset, piece.clone());
-                        offset += piece.len() as u64;
-                    }
-                    operation
+        let whole = extent.len == self.layout.object_size();
+        let append = |mut operation: Operation| match pieces {
+            [all] if whole => operation.write_full(all.clone()),
+            _ => {
+                let mut offset = extent.offset;
+                for piece in pieces {
+                    operation = operation.write(offset, piece.clone());
+                    offset += piece.len() as u64;
                 }
+                operation
             }
-        })
-        .await
+        };
+        self.change_object(&Change { extent, kind: Kind::Write, append }).await
     }
 
     /// Makes a range read as zeroes and gives up its space. In each object only multiples of `granularity`.
@@ -169,7 +166,7 @@ impl<S: ObjectStore> Core<S> {
         let object_size = self.layout.object_size();
         self.for_each_object(offset, len, OBJECTS_AT_ONCE, |extent| async move {
             match extent.offset {
-                0 => self.remove_object(extent.object).await,
+                0 => self.cut_object(extent.object).await,
                 _ => self.clear_object(Extent { len: object_size - extent.offset, ..extent }).await,
             }
         })
@@ -178,34 +175,46 @@ impl<S: ObjectStore> Core<S> {
 
     /// Removes objects that the image does not need any more.
     pub(crate) async fn remove_objects(&self, objects: Range<u64>, at_once: usize) -> Result<(), ImageError> {
-        let there = objects.filter(|object| !self.is_known_to_be_missing(*object));
-        each(there, at_once, |object| self.remove_object(object)).await
+        each(objects, at_once, |object| self.cut_object(object)).await
+    }
+
+    /// Removes an object that the image does not need any more. Its snapshots may, and later they will not get from the
+    /// parent what is past the end of the live image.
+    ///
+    /// Ceph: `TrimRequest<I>::send_copyup_objects` in `src/librbd/operation/TrimRequest.cc`.
+    async fn cut_object(&self, object: u64) -> Result<(), ImageError> {
+        if !self.header().snapc.snaps.is_empty() && self.inherits(object) {
+            self.copy_up_object(object).await?;
+        }
+        if self.is_known_to_be_missing(object) { Ok(()) } else { self.remove_object(object).await }
     }
 
     async fn clear_object(&self, extent: Extent) -> Result<(), ImageError> {
-        if self.is_known_to_be_missing(extent.object) {
+        let inherits = self.inherits(extent.object);
+        if !inherits && self.is_known_to_be_missing(extent.object) {
             return Ok(());
         }
-        let object_size = self.layout.object_size();
-        if extent.offset == 0 && extent.len == object_size {
+        let to_its_end = extent.offset + extent.len == self.layout.object_size();
+        if to_its_end && extent.offset == 0 && !inherits {
             return self.remove_object(extent.object).await;
         }
-        let cleared = self.change_object(extent.object, ObjectState::Exists, |_| {
-            if extent.offset + extent.len == object_size {
-                Operation::new().truncate(extent.offset)
+        let append = |operation: Operation| {
+            if to_its_end {
+                operation.truncate(extent.offset)
             } else {
-                Operation::new().zero(extent.offset, extent.len)
+                operation.zero(extent.offset, extent.len)
             }
-        });
-        unless_missing(cleared.await)
+        };
+        unless_missing(self.change_object(&Change { extent, kind: Kind::Clear, append }).await)
     }
 
     /// Removes an object. The object map says so only if no other removal is under way: that one may be of an
     /// object that was written again meanwhile.
     async fn remove_object(&self, object: u64) -> Result<(), ImageError> {
         *self.removing.lock().entry(object).or_default() += 1;
-        let removed = self.change_object(object, ObjectState::Pending, |_| Operation::new().delete());
-        let result = unless_missing(removed.await);
+        let extent = Extent { object, offset: 0, len: self.layout.object_size() };
+        let removal = Change { extent, kind: Kind::Remove, append: Operation::delete };
+        let result = unless_missing(self.change_object(&removal).await);
         let last = {
             let mut removing = self.removing.lock();
             let count = removing.entry(object).or_default();
@@ -226,22 +235,44 @@ impl<S: ObjectStore> Core<S> {
         }
     }
 
-    /// Applies an operation to a data object, once the object map has the state that it will cause. `operation`
-    /// is told whether the object may exist.
-    async fn change_object(
+    /// Applies a change to a data object, once the object map has the state that it will cause.
+    async fn change_object<F: Fn(Operation) -> Operation + Sync>(
         &self,
-        object: u64,
-        state: ObjectState,
-        operation: impl Fn(bool) -> Operation,
+        change: &Change<F>,
     ) -> Result<(), ImageError> {
+        let object = change.extent.object;
         let name = names::data_object(&self.object_prefix, object);
         let mut retries = 0;
         loop {
-            let may_exist = self.mark(object, state).await?;
+            if self.view().parent.is_some()
+                && self.guard(change).1 == Guard::Exists
+                && self.is_known_to_be_missing(object)
+            {
+                if Box::pin(self.copy_up(object, Some(change))).await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let may_exist = self.mark(object, change.state()).await?;
             // No await from here to the submission: the mark would not be sure to be still there.
-            let submitted = self.data.write(&name, operation(may_exist), &self.header().snapc);
+            let (header, guard) = self.guard(change);
+            let mut operation = match guard {
+                Guard::None => Operation::new(),
+                Guard::Create => Operation::new().create(false),
+                Guard::Exists => Operation::new().assert_exists(),
+            };
+            if change.kind == Kind::Write && !may_exist {
+                let object_size = self.layout.object_size();
+                operation = operation.set_alloc_hint(object_size, object_size, 0);
+            }
+            let submitted = self.data.write(&name, (change.append)(operation), &header.snapc);
             match submitted.await {
                 Ok(_) => return Ok(()),
+                Err(error) if guard == Guard::Exists && error.refusal() == Some(Errno::ENOENT) => {
+                    if Box::pin(self.copy_up(object, Some(change))).await? {
+                        return Ok(());
+                    }
+                }
                 Err(error) if error.is(Errno::EOLDSNAPC) && retries < SNAPC_RETRIES => {
                     retries += 1;
                     self.outdate();
@@ -252,9 +283,27 @@ impl<S: ObjectStore> Core<S> {
         }
     }
 
+    /// What a change has to see to in a clone, and the metadata by which that is so.
+    fn guard<F>(&self, change: &Change<F>) -> (Arc<Header>, Guard) {
+        let header = self.header();
+        if change.kind == Kind::Remove {
+            return (header, Guard::None);
+        }
+        let Some(origin) = self.origin(change.extent.object) else { return (header, Guard::None) };
+        // Snapshots need what is overwritten. (They would have it from the parent, too, but only as long as that is
+        // there.)
+        let replaces = change.extent.offset == 0 && change.extent.len >= origin.len;
+        let guard = match change.kind {
+            _ if !replaces || !header.snapc.snaps.is_empty() => Guard::Exists,
+            Kind::Clear => Guard::Create,
+            _ => Guard::None,
+        };
+        (header, guard)
+    }
+
     /// Gives the object a state in the object map, if there is one. Returns whether the object may have existed
     /// before, as far as the store needs to know: without a map it has to be told every time.
-    async fn mark(&self, object: u64, state: ObjectState) -> Result<bool, ImageError> {
+    pub(super) async fn mark(&self, object: u64, state: ObjectState) -> Result<bool, ImageError> {
         let Some(map) = self.map() else { return Ok(false) };
         let may_exist = map.may_exist(object);
         if map.needs_update(object, state) {
@@ -279,6 +328,44 @@ impl<S: ObjectStore> Core<S> {
             (true, false) => DiscardOptions::default().granularity,
         }
     }
+}
+
+/// What a request does to one object.
+pub(super) struct Change<F> {
+    /// All that it overwrites.
+    pub(super) extent: Extent,
+    pub(super) kind: Kind,
+    /// Appends the change to an operation.
+    pub(super) append: F,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Write,
+    /// Makes the extent read as zeroes. In a clone the object stays, and hides that of the parent.
+    Clear,
+    /// Removes the object, whatever the parent has.
+    Remove,
+}
+
+impl<F> Change<F> {
+    /// What the object map has to say before.
+    pub(super) fn state(&self) -> ObjectState {
+        match self.kind {
+            Kind::Write | Kind::Clear => ObjectState::Exists,
+            Kind::Remove => ObjectState::Pending,
+        }
+    }
+}
+
+/// What comes before a change in the same operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    None,
+    /// The object is made: the change replaces all that it has from the parent.
+    Create,
+    /// The operation fails if the object does not exist.
+    Exists,
 }
 
 /// Updates the map. `EXISTS` must still be there when the future resolves: if a removal came between, the object

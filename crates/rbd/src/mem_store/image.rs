@@ -195,6 +195,13 @@ impl MemStore {
         Some(States::load(cluster.object(&self.map_key(id, SnapId::HEAD))?).ok()?.0)
     }
 
+    /// The same of one of its snapshots.
+    #[must_use]
+    pub fn snapshot_object_map(&self, id: &str, snap: SnapId) -> Option<Vec<u8>> {
+        let cluster = self.cluster.lock();
+        Some(States::load(cluster.object(&self.map_key(id, snap))?).ok()?.0)
+    }
+
     fn map_key(&self, id: &str, snap: SnapId) -> ObjectKey {
         let name = format!("rbd_object_map.{id}");
         self.key(&if snap == SnapId::HEAD { name } else { format!("{name}.{:016x}", snap.0) })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ceph_codec::{Encode, SnapId, Utime, encode_bytes, versioned};
+use ceph_codec::{Decode, Encode, Reader, SnapId, Utime, encode_bytes, versioned};
 use rados::{Errno, OpKind, SnapContext};
 
 use super::{Caller, cls_lock, cls_object_map, cls_rbd};
@@ -171,10 +171,30 @@ impl Object {
         let output = match class {
             "lock" => cls_lock::call(self, method, input, caller),
             "rbd" if method.starts_with("object_map_") => cls_object_map::call(self, method, input),
+            "rbd" if method == "sparse_copyup" => self.sparse_copyup(input),
             "rbd" => cls_rbd::call(self, method, input, caller.now),
             _ => Err(Errno::EOPNOTSUPP),
         };
         output.map(Bytes::from)
+    }
+
+    /// Ceph: `sparse_copyup` in `src/cls/rbd/cls_rbd.cc`.
+    fn sparse_copyup(&mut self, input: &Bytes) -> Result<Vec<u8>, Errno> {
+        if self.exists {
+            return Ok(Vec::new());
+        }
+        let r = &mut Reader::new(input);
+        let extents = BTreeMap::<u64, u64>::decode(r).map_err(|_| Errno::EINVAL)?;
+        let mut data = r.bytes("data").map_err(|_| Errno::EINVAL)?;
+        self.exists = true;
+        for (offset, len) in extents {
+            let (piece, rest) = data.split_at_checked(index(len)).ok_or(Errno::EINVAL)?;
+            let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
+            self.grow(end)?;
+            self.data[index(offset)..index(end)].copy_from_slice(piece);
+            data = rest;
+        }
+        Ok(Vec::new())
     }
 
     pub(super) fn must_exist(&self) -> Result<(), Errno> {

@@ -150,7 +150,7 @@ impl<S: ObjectStore> Inner<S> {
     }
 
     /// Makes it safe that a map could not be changed.
-    async fn spoilt(&self, snap: SnapId, error: OpError) -> Result<(), ObjectMapError> {
+    pub(super) async fn spoilt(&self, snap: SnapId, error: OpError) -> Result<(), ObjectMapError> {
         if matches!(error, OpError::Blocklisted { .. } | OpError::IdentityLost | OpError::Shutdown) {
             return Err(error.into());
         }

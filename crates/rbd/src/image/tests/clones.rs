@@ -7,20 +7,20 @@ use proptest::prelude::*;
 use rados::{Errno, OpError};
 
 /// A clone of a snapshot of `parent`, which is named `golden`.
-struct Family {
-    parents: MemStore,
-    parent_id: String,
-    snap: SnapId,
-    store: MemStore,
-    id: String,
+pub(super) struct Family {
+    pub(super) parents: MemStore,
+    pub(super) parent_id: String,
+    pub(super) snap: SnapId,
+    pub(super) store: MemStore,
+    pub(super) id: String,
 }
 
-fn golden() -> NewImage {
+pub(super) fn golden() -> NewImage {
     NewImage { name: "golden".into(), ..small(61) }
 }
 
 /// Fills the parent with `contents`, and makes the clone in another pool.
-async fn family(parent: &NewImage, contents: &[u8], child: &NewImage, overlap: u64) -> Family {
+pub(super) async fn family(parent: &NewImage, contents: &[u8], child: &NewImage, overlap: u64) -> Family {
     let parents = MemStore::new();
     let parent_id = parents.create_image(parent).unwrap();
     let image = Image::open(parents.clone(), OpenOptions::image(&parent.name)).await.unwrap();
@@ -347,7 +347,7 @@ fn an_error_of_the_parent_is_no_hole() {
     });
 }
 
-fn shape() -> impl Strategy<Value = (u8, Option<(u64, u64)>)> {
+pub(super) fn shape() -> impl Strategy<Value = (u8, Option<(u64, u64)>)> {
     prop_oneof![
         Just((12, None)),
         Just((14, None)),
