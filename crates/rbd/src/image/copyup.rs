@@ -28,7 +28,7 @@ use crate::object_map::{ObjectMap, ObjectState};
 use crate::{ImageError, ObjectStore, names};
 
 /// Bytes of parents that one image copies at the same time; many small writes may each need a whole object.
-const BYTES_AT_ONCE: usize = 128 << 20;
+const BYTES_AT_ONCE: u32 = 128 << 20;
 
 /// To compare with; parts of the parent that are all zeroes are not copied.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -42,7 +42,7 @@ pub(crate) struct CopyUps {
 
 impl Default for CopyUps {
     fn default() -> Self {
-        Self { objects: Mutex::default(), bytes: Semaphore::new(BYTES_AT_ONCE) }
+        Self { objects: Mutex::default(), bytes: Semaphore::new(BYTES_AT_ONCE as usize) }
     }
 }
 
@@ -74,7 +74,7 @@ impl CopyUps {
     }
 
     async fn room(&self, len: u64) -> Option<SemaphorePermit<'_>> {
-        let len = u32::try_from(len).unwrap_or(u32::MAX).min(BYTES_AT_ONCE as u32);
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(BYTES_AT_ONCE);
         // It is never closed.
         self.bytes.acquire_many(len).await.ok()
     }

@@ -39,7 +39,7 @@ fn request() -> impl Strategy<Value = Request> {
 fn patchy(written: u64, seed: u8) -> Vec<u8> {
     let mut contents = bytes(written, seed).to_vec();
     for (at, chunk) in contents.chunks_mut(20 * KIB as usize).enumerate() {
-        if (at as u8).wrapping_mul(seed | 1) % 3 == 0 {
+        if (at as u8).wrapping_mul(seed | 1).is_multiple_of(3) {
             chunk.fill(0);
         }
     }
