@@ -11,8 +11,8 @@ use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
-    config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, serve, snap, status,
-    trash, watch,
+    children, clone, config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, rm,
+    serve, snap, status, trash, watch,
 };
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
@@ -58,6 +58,13 @@ pub(crate) enum Command {
     /// Look after the snapshots of an image.
     #[command(subcommand)]
     Snap(snap::SnapCommand),
+    /// Remove an image for good.
+    #[command(visible_alias = "remove")]
+    Rm(rm::RmArgs),
+    /// Make an image that begins as a snapshot, without copying it.
+    Clone(clone::CloneArgs),
+    /// List the clones of an image or snapshot.
+    Children(children::ChildrenArgs),
     /// Show who has an image open.
     Status(status::StatusArgs),
     /// Show, take and break the lock of an image.
@@ -94,6 +101,9 @@ impl Command {
             Self::Info(args) => block_on(info::run(args, overrides)),
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),
+            Self::Rm(args) => block_on(rm::run(args, overrides)),
+            Self::Clone(args) => block_on(clone::run(args, overrides)),
+            Self::Children(args) => block_on(children::run(args, overrides)),
             Self::Status(args) => block_on(status::run(args, overrides)),
             Self::Lock(command) => block_on(lock::run(command, overrides)),
             Self::Trash(command) => block_on(trash::run(command, overrides)),

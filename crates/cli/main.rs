@@ -10,6 +10,8 @@
 //! ```
 
 mod args;
+mod children;
+mod clone;
 mod cluster;
 mod config;
 mod create;
@@ -33,6 +35,7 @@ mod predecessors;
 #[allow(dead_code, reason = "commands that change images come one by one")]
 mod progress;
 mod report;
+mod rm;
 mod serve;
 mod size;
 mod snap;

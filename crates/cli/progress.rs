@@ -35,7 +35,7 @@ impl ProgressArgs {
 
 impl ProgressLine {
     /// Says how the work ended, and passes the outcome on.
-    pub(crate) fn finish<T, E>(self, outcome: Result<T, E>) -> Result<T, E> {
+    pub(crate) fn finish<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
         match outcome {
             Ok(_) => self.print(100, "done.", "\n"),
             Err(_) => self.print(self.percent.load(Ordering::Relaxed), "failed.", "\n"),

@@ -71,6 +71,8 @@ pub(crate) enum Error {
     NotASocket { path: PathBuf },
     #[error("cannot listen on {place}")]
     Listen { place: String, source: io::Error },
+    #[error("cannot run date(1)")]
+    DateProgram { source: io::Error },
     #[error("cannot start the event loop")]
     Runtime(#[source] io::Error),
     #[error("cannot handle signals")]
@@ -99,6 +101,7 @@ impl Error {
             Self::RuntimeDir { source, .. }
             | Self::Listen { source, .. }
             | Self::File { source, .. }
+            | Self::DateProgram { source }
             | Self::Output(source) => source.raw_os_error().map_or(Errno::EPERM, Errno),
             Self::SocketBusy { .. } => Errno::EBUSY,
             Self::NotASocket { .. } => Errno::EEXIST,

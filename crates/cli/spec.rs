@@ -6,8 +6,10 @@
 use std::fmt;
 use std::slice;
 
+use ceph_codec::SnapId;
 use ceph_conf::{ImageSpec, Overrides, QemuRbd};
 use clap::Args as ClapArgs;
+use rbd::SnapshotRef;
 use thiserror::Error;
 
 use crate::report::Error;
@@ -125,6 +127,54 @@ pub(crate) struct ImageIdOption {
     image_id: Option<String>,
 }
 
+/// The number of a snapshot, where that names it as well.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct SnapIdOption {
+    /// The snapshot by its number instead of its name
+    #[arg(long, value_name = "ID")]
+    snap_id: Option<u64>,
+}
+
+impl SnapIdOption {
+    /// The snapshot of that number, or the other, which may not be there as well.
+    pub(crate) fn or(&self, named: Option<SnapshotRef>) -> Result<Option<SnapshotRef>, Error> {
+        match (self.snap_id, named) {
+            (Some(id), Some(_)) => Err(UsageError::SnapNameAndId { id }.into()),
+            (Some(id), None) => Ok(Some(SnapshotRef::Id(SnapId(id)))),
+            (None, named) => Ok(named),
+        }
+    }
+}
+
+/// An image in the trash, which has nothing but an id.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct TrashedArgs {
+    /// The id of the image, as [POOL/[NAMESPACE/]]ID
+    #[arg(value_name = "IMAGE-ID")]
+    spec: Option<String>,
+    #[command(flatten)]
+    pool: PoolOptions,
+    /// The same, as an option
+    #[arg(long, value_name = "ID", hide = true)]
+    image_id: Option<String>,
+}
+
+impl TrashedArgs {
+    /// Ceph: `get_pool_image_id`.
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<Target, Error> {
+        let mut names = Positionals::new(self.spec.as_slice());
+        let parts = Parts {
+            pool: self.pool.pool.as_deref(),
+            namespace: self.pool.namespace.as_deref(),
+            image: self.image_id.as_deref(),
+            snap: None,
+        };
+        let found = parts.resolve("image id", &mut names, Snap::None, overrides)?;
+        names.end()?;
+        Ok(Target { by_id: true, ..found })
+    }
+}
+
 /// Why the command line names nothing that the command could work on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum UsageError {
@@ -138,6 +188,12 @@ pub(crate) enum UsageError {
     SurplusSnapshot { snap: String },
     #[error("the image is named by its name and by its id, {id}")]
     NameAndId { id: String },
+    #[error("the snapshot is named by its name and by its number, {id}")]
+    SnapNameAndId { id: u64 },
+    #[error("'{text}' is no date")]
+    Date { text: String },
+    #[error("the date {text} has passed already")]
+    PastDate { text: String },
     #[error("'{0}' is one argument too many")]
     Surplus(String),
 }
@@ -342,30 +398,23 @@ impl SnapOptions {
 }
 
 impl DestOptions {
-    /// An image that may be new, from the options and as many of `names` as needed. What is not named of its
-    /// pool is the default, not the source's.
+    /// An image that may be new, from the options and as many of `names` as needed. What is not said of its place is
+    /// the default, not the source's.
     pub(crate) fn resolve(
         &self,
         names: &mut Positionals<'_>,
         overrides: &Overrides,
     ) -> Result<Target, Error> {
-        self.parts().resolve("destination image name", names, Snap::None, overrides)?.checked()
+        self.parts().resolve(DESTINATION, names, Snap::None, overrides)?.checked()
     }
 
-    /// The same, called as `source` is if it has no name.
-    pub(crate) fn resolve_or(
+    /// A new name for `source`, which stays in its place.
+    pub(crate) fn resolve_beside(
         &self,
         names: &mut Positionals<'_>,
-        source: &str,
-        overrides: &Overrides,
+        source: &Target,
     ) -> Result<Target, Error> {
-        if self.dest.is_none() && names.0.as_slice().is_empty() {
-            Parts { image: Some(source), ..self.parts() }
-                .resolve("destination image name", names, Snap::None, overrides)?
-                .checked()
-        } else {
-            self.resolve(names, overrides)
-        }
+        self.parts().or_place_of(source).resolve(DESTINATION, names, Snap::None, &source.overrides)?.checked()
     }
 
     fn parts(&self) -> Parts<'_> {
@@ -379,17 +428,20 @@ impl DestOptions {
 }
 
 impl DestSnapOptions {
-    /// A snapshot that may be new, from the options and as many of `names` as needed.
-    pub(crate) fn resolve(
+    /// A new name for the snapshot `source`, which stays in its image.
+    pub(crate) fn resolve_beside(
         &self,
         names: &mut Positionals<'_>,
-        overrides: &Overrides,
+        source: &Target,
     ) -> Result<Target, Error> {
         Parts { snap: self.dest_snap.as_deref(), ..self.image.parts() }
-            .resolve("destination image name", names, Snap::Required, overrides)?
+            .or_place_of(source)
+            .resolve(DESTINATION, names, Snap::Required, &source.overrides)?
             .checked()
     }
 }
+
+const DESTINATION: &str = "destination image name";
 
 /// What options name of an image.
 #[derive(Debug, Clone, Copy, Default)]
@@ -400,7 +452,13 @@ struct Parts<'a> {
     snap: Option<&'a str>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// In the pool and namespace of another image, unless something else is said.
+    fn or_place_of(self, other: &'a Target) -> Self {
+        let namespace = self.namespace.or(other.spec.namespace.as_deref().filter(|_| self.pool.is_none()));
+        Self { pool: self.pool.or(Some(&other.spec.pool)), namespace, ..self }
+    }
+
     fn resolve(
         self,
         what: &'static str,

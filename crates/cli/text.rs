@@ -27,6 +27,12 @@ pub(crate) fn time(time: Utime) -> String {
     time_in(time, &TimeZone::system())
 }
 
+/// A point in time, in local time, as Ceph's logs have it.
+pub(crate) fn iso_time(time: Utime) -> String {
+    let instant = jiff::Timestamp::from_second(time.sec.into()).expect("32 bits of seconds end in 2106");
+    instant.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S.000000%z").to_string()
+}
+
 fn time_in(time: Utime, zone: &TimeZone) -> String {
     let instant = jiff::Timestamp::from_second(time.sec.into()).expect("32 bits of seconds end in 2106");
     instant.to_zoned(zone.clone()).strftime("%a %b %e %H:%M:%S %Y").to_string()

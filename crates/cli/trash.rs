@@ -1,5 +1,8 @@
 //! `trash`: images that can still be had back.
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use ceph_codec::Utime;
 use ceph_conf::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
@@ -9,18 +12,76 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::cluster::Cluster;
-use crate::info;
-use crate::output::FormatArgs;
+use crate::dry_run::DryRun;
+use crate::output::{self, FormatArgs};
+use crate::progress::ProgressArgs;
 use crate::report::{self, Error};
-use crate::spec::PoolArgs;
-use crate::text;
+use crate::spec::{ImageArgs, PoolArgs, TrashedArgs, UsageError};
+use crate::{info, rm, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrashCommand {
+    /// Move an image to the trash.
+    #[command(visible_alias = "move")]
+    Mv(MvArgs),
     /// List the images in the trash.
     #[command(visible_alias = "list")]
     Ls(LsArgs),
+    /// Have an image back.
+    Restore(RestoreArgs),
+    /// Remove an image for good.
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+    /// Remove all images for good whose time is over.
+    Purge(PurgeArgs),
 }
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MvArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// When it may be removed: any date that date(1) reads, as 2027-01-31 or "2 weeks"
+    #[arg(long, value_name = "DATE", default_value = NOW)]
+    expires_at: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    image: TrashedArgs,
+    /// Call it so [default: as before]
+    #[arg(long = "image", value_name = "IMAGE")]
+    name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RmArgs {
+    #[command(flatten)]
+    image: TrashedArgs,
+    /// Also before its time is over
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
+    #[command(flatten)]
+    progress: ProgressArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+    /// Only those whose time was over then: any date that date(1) reads [default: now]
+    #[arg(long, value_name = "DATE")]
+    expired_before: Option<String>,
+    #[command(flatten)]
+    dry_run: DryRun,
+    #[command(flatten)]
+    progress: ProgressArgs,
+}
+
+/// What needs no explanation where a date is expected.
+const NOW: &str = "now";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct LsArgs {
@@ -37,10 +98,97 @@ pub(crate) struct LsArgs {
 }
 
 pub(crate) async fn run(command: &TrashCommand, overrides: &Overrides) -> Result<(), Error> {
-    let cluster = Cluster::connect(overrides).await?;
     match command {
-        TrashCommand::Ls(args) => ls(&cluster, args).await,
+        TrashCommand::Mv(args) => mv(args, overrides).await,
+        TrashCommand::Ls(args) => ls(&Cluster::connect(overrides).await?, args).await,
+        TrashCommand::Restore(args) => restore(args, overrides).await,
+        TrashCommand::Rm(args) => rm(args, overrides).await,
+        TrashCommand::Purge(args) => purge(&Cluster::connect(overrides).await?, args).await,
     }
+}
+
+async fn mv(args: &MvArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve(overrides)?;
+    let expires = date(&args.expires_at)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    let pool = cluster.pool(&target.spec).await?;
+    let name = &target.spec.image;
+    let delay = match expires.checked_sub(pool.now().sec) {
+        Some(seconds) => Duration::from_secs(seconds.into()),
+        None if args.expires_at == NOW => Duration::ZERO,
+        None => return Err(UsageError::PastDate { text: args.expires_at.clone() }.into()),
+    };
+    rbd::move_to_trash(&pool, name, delay)
+        .await
+        .map_err(|source| cluster.failed("move to the trash", &target.spec, source))?;
+    if args.expires_at == NOW {
+        return Ok(());
+    }
+    output::write(&format!(
+        "rbd: image {name} will expire at {}\n",
+        text::iso_time(Utime { sec: expires, nsec: 0 })
+    ))
+}
+
+async fn restore(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve(overrides)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    let pool = cluster.pool(&target.spec).await?;
+    let name = args.name.as_deref().filter(|name| !name.is_empty());
+    rbd::restore_from_trash(&pool, &target.spec.image, name)
+        .await
+        .map_err(|source| cluster.failed("restore", &target.spec, source))
+}
+
+async fn rm(args: &RmArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.image.resolve(overrides)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    let pool = cluster.pool(&target.spec).await?;
+    let failed = |source| cluster.failed("remove", &target.spec, source);
+    let id = &target.spec.image;
+    if args.dry_run.dry_run {
+        let found = rbd::check_remove_from_trash(&pool, id, args.force).await.map_err(failed)?;
+        return args.dry_run.would(&format!("remove {}", rm::describe(&found.name, &found)));
+    }
+    let progress = args.progress.start("Removing image");
+    progress.finish(rbd::remove_from_trash(&pool, id, args.force, &progress).await).map_err(failed)
+}
+
+async fn purge(cluster: &Cluster, args: &PurgeArgs) -> Result<(), Error> {
+    let spec = args.pool.resolve()?;
+    let before = match &args.expired_before {
+        Some(text) => Some(Utime { sec: date(text)?, nsec: 0 }),
+        None => None,
+    };
+    let pool = cluster.pool_by_name(&spec.pool, spec.namespace.as_deref()).await?;
+    let failed = |source| cluster.failed("purge the trash of", &spec, source);
+    if args.dry_run.dry_run {
+        for entry in rbd::check_purge_trash(&pool, before).await.map_err(failed)? {
+            match rbd::check_remove_from_trash(&pool, &entry.id, true).await {
+                Ok(found) => args.dry_run.would(&format!("remove {}", rm::describe(&found.name, &found)))?,
+                Err(error) => {
+                    args.dry_run.would(&format!("keep {}: {}", entry.name, report::sentence(&error)))?
+                }
+            }
+        }
+        return Ok(());
+    }
+    let progress = args.progress.start("Removing images");
+    progress.finish(rbd::purge_trash(&pool, before, &progress).await).map_err(failed)
+}
+
+/// Seconds since 1970, from a date as people write it. Ceph has it read by date(1), too: `utime_t::invoke_date` in
+/// `src/include/utime.cc`.
+fn date(text: &str) -> Result<u32, Error> {
+    let unreadable = || UsageError::Date { text: text.to_owned() };
+    let output = Command::new("date")
+        .arg(format!("--date={text}"))
+        .arg("+%s")
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|source| Error::DateProgram { source })?;
+    let seconds = str::from_utf8(&output.stdout).ok().and_then(|seconds| seconds.trim().parse().ok());
+    Ok(seconds.filter(|_| output.status.success()).ok_or_else(unreadable)?)
 }
 
 /// Ceph: `do_list` in `src/tools/rbd/action/Trash.cc`.
