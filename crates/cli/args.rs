@@ -11,8 +11,8 @@ use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
-    children, clone, config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, rm,
-    serve, snap, status, trash, watch,
+    children, clone, config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, resize,
+    rm, serve, snap, status, trash, watch,
 };
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     /// Look after the snapshots of an image.
     #[command(subcommand)]
     Snap(snap::SnapCommand),
+    /// Make an image larger or smaller.
+    Resize(resize::ResizeArgs),
     /// Remove an image for good.
     #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),
@@ -101,6 +103,7 @@ impl Command {
             Self::Info(args) => block_on(info::run(args, overrides)),
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),
+            Self::Resize(args) => block_on(resize::run(args, overrides)),
             Self::Rm(args) => block_on(rm::run(args, overrides)),
             Self::Clone(args) => block_on(clone::run(args, overrides)),
             Self::Children(args) => block_on(children::run(args, overrides)),

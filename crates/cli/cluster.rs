@@ -81,13 +81,22 @@ impl Cluster {
         doing: &'static str,
         change: impl AsyncFnOnce(&Image<IoCtx>) -> Result<T, OperationError>,
     ) -> Result<T, Error> {
-        let cluster = Self::connect(&target.overrides).await?;
+        Self::connect(&target.overrides).await?.change_image(target, doing, change).await
+    }
+
+    /// Opens an image of this cluster to change it, does so and closes it.
+    pub(crate) async fn change_image<T>(
+        &self,
+        target: &Target,
+        doing: &'static str,
+        change: impl AsyncFnOnce(&Image<IoCtx>) -> Result<T, OperationError>,
+    ) -> Result<T, Error> {
         let whole = target.whole_image();
-        let image = cluster.open(&whole, whole.open_options(false)).await?;
+        let image = self.open(&whole, whole.open_options(false)).await?;
         let outcome = change(&image).await;
         // Also after a failure: the lock is given back, and nobody waits for a watch that is gone.
         image.close().await;
-        outcome.map_err(|source| cluster.failed(doing, &target.spec, source))
+        outcome.map_err(|source| self.failed(doing, &target.spec, source))
     }
 
     /// Connects to the cluster of one image or snapshot, opens it to read it, does so and closes it. `doing` is what

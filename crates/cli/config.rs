@@ -2,11 +2,11 @@
 
 use ceph_conf::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
-use rbd::{ConfigError, ConfigOption};
+use rbd::{ConfigError, ConfigOption, MaintenanceError, OperationError};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::image_meta::KeyArgs;
+use crate::image_meta::{CONFIG_PREFIX, KeyArgs, ValueArgs};
 use crate::output::{self, FormatArgs};
 use crate::report::Error;
 use crate::spec::ImageArgs;
@@ -26,6 +26,11 @@ pub(crate) enum ImageConfigCommand {
     Ls(LsArgs),
     /// Print the value that the image has of its own.
     Get(KeyArgs),
+    /// Give the image a value of its own.
+    Set(ValueArgs),
+    /// Take the image's own value away.
+    #[command(visible_alias = "remove")]
+    Rm(KeyArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -36,14 +41,19 @@ pub(crate) struct LsArgs {
     format: FormatArgs,
 }
 
-/// What the keys of an image's options begin with. Ceph: `METADATA_CONF_PREFIX`.
-const PREFIX: &str = "conf_";
-
 pub(crate) async fn run(command: &ConfigCommand, overrides: &Overrides) -> Result<(), Error> {
     let ConfigCommand::Image(command) = command;
     match command {
         ImageConfigCommand::Ls(args) => ls(args, overrides).await,
         ImageConfigCommand::Get(args) => get(args, overrides).await,
+        ImageConfigCommand::Set(args) => {
+            let (target, option, value) = args.resolve(overrides)?;
+            rbd::check_image_option(option, value)?;
+            let key = format!("{CONFIG_PREFIX}{option}");
+            Cluster::change(&target, "set an option of", async |image| image.set_metadata(&key, value).await)
+                .await
+        }
+        ImageConfigCommand::Rm(args) => rm(args, overrides).await,
     }
 }
 
@@ -67,13 +77,28 @@ async fn get(args: &KeyArgs, overrides: &Overrides) -> Result<(), Error> {
     let (target, key) = args.resolve(overrides)?;
     check_key(key)?;
     let cluster = Cluster::connect(&target.overrides).await?;
-    match cluster.metadata(&target).await?.get(&format!("{PREFIX}{key}")) {
+    match cluster.metadata(&target).await?.get(&format!("{CONFIG_PREFIX}{key}")) {
         Some(value) => output::write(&format!("{}\n", String::from_utf8_lossy(value))),
         None => {
             let unset = ConfigError::NotSet { option: key.to_owned() };
             Err(cluster.failed("read an option of", &target.spec, unset))
         }
     }
+}
+
+async fn rm(args: &KeyArgs, overrides: &Overrides) -> Result<(), Error> {
+    let (target, option) = args.resolve(overrides)?;
+    check_key(option)?;
+    let key = format!("{CONFIG_PREFIX}{option}");
+    Cluster::change(&target, "remove an option of", async |image| {
+        image.remove_metadata(&key).await.map_err(|error| match error {
+            OperationError::Maintenance(MaintenanceError::NoMetadata { .. }) => {
+                ConfigError::NotSet { option: option.to_owned() }.into()
+            }
+            other => other,
+        })
+    })
+    .await
 }
 
 /// Refuses what is no option of images.

@@ -2,7 +2,7 @@
 
 use ceph_conf::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
-use rbd::OperationError;
+use rbd::MaintenanceError;
 use serde_json::{Map, Value};
 
 use crate::cluster::Cluster;
@@ -19,6 +19,11 @@ pub(crate) enum ImageMetaCommand {
     Ls(LsArgs),
     /// Print the value of a key.
     Get(KeyArgs),
+    /// Give a key a value.
+    Set(ValueArgs),
+    /// Take a key and its value away.
+    #[command(visible_alias = "remove")]
+    Rm(KeyArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -29,9 +34,11 @@ pub(crate) struct LsArgs {
     format: FormatArgs,
 }
 
+/// An image and a key.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct KeyArgs {
-    #[arg(value_names = ["IMAGE-SPEC", "KEY"], num_args = 0..=2, help = "The image, and the key")]
+    /// The image, and the key
+    #[arg(value_names = ["IMAGE-SPEC", "KEY"], num_args = 0..=2)]
     arguments: Vec<String>,
     #[command(flatten)]
     image: ImageOptions,
@@ -47,22 +54,65 @@ impl KeyArgs {
     }
 }
 
+/// An image, a key and its value.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ValueArgs {
+    /// The image, the key, and its value
+    #[arg(value_names = ["IMAGE-SPEC", "KEY", "VALUE"], num_args = 0..=3, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+    #[command(flatten)]
+    image: ImageOptions,
+}
+
+impl ValueArgs {
+    pub(crate) fn resolve(&self, overrides: &Overrides) -> Result<(Target, &str, &str), Error> {
+        let mut arguments = Positionals::new(&self.arguments);
+        let target = self.image.resolve(&mut arguments, overrides)?;
+        let key = arguments.required("key")?;
+        let value = arguments.required("value")?;
+        arguments.end()?;
+        Ok((target, key, value))
+    }
+}
+
 pub(crate) async fn run(command: &ImageMetaCommand, overrides: &Overrides) -> Result<(), Error> {
     match command {
         ImageMetaCommand::Ls(args) => ls(args, overrides).await,
-        ImageMetaCommand::Get(args) => {
+        ImageMetaCommand::Get(args) => get(args, overrides).await,
+        ImageMetaCommand::Set(args) => {
+            let (target, key, value) = args.resolve(overrides)?;
+            set(&target, key, value).await
+        }
+        ImageMetaCommand::Rm(args) => {
             let (target, key) = args.resolve(overrides)?;
-            let cluster = Cluster::connect(&target.overrides).await?;
-            match cluster.metadata(&target).await?.get(key) {
-                Some(value) => output::write(&format!("{}\n", String::from_utf8_lossy(value))),
-                None => {
-                    let missing = OperationError::NoMetadata { key: key.to_owned() };
-                    Err(cluster.failed("read the metadata of", &target.spec, missing))
-                }
-            }
+            Cluster::change(&target, "remove metadata of", async |image| image.remove_metadata(key).await)
+                .await
         }
     }
 }
+
+async fn get(args: &KeyArgs, overrides: &Overrides) -> Result<(), Error> {
+    let (target, key) = args.resolve(overrides)?;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    match cluster.metadata(&target).await?.get(key) {
+        Some(value) => output::write(&format!("{}\n", String::from_utf8_lossy(value))),
+        None => {
+            let missing = MaintenanceError::NoMetadata { key: key.to_owned() };
+            Err(cluster.failed("read the metadata of", &target.spec, missing))
+        }
+    }
+}
+
+async fn set(target: &Target, key: &str, value: &str) -> Result<(), Error> {
+    // Keys that begin like this are options, and librbd does not open images with options that make no sense.
+    if let Some(option) = key.strip_prefix(CONFIG_PREFIX) {
+        rbd::check_image_option(option, value)?;
+    }
+    Cluster::change(target, "set metadata of", async |image| image.set_metadata(key, value).await).await
+}
+
+/// What the keys of an image's options begin with. Ceph: `METADATA_CONF_PREFIX` in `src/tools/rbd/action/Config.cc`.
+pub(crate) const CONFIG_PREFIX: &str = "conf_";
 
 async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
     let target = args.image.resolve(overrides)?;

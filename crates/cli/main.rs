@@ -35,6 +35,7 @@ mod predecessors;
 #[allow(dead_code, reason = "commands that change images come one by one")]
 mod progress;
 mod report;
+mod resize;
 mod rm;
 mod serve;
 mod size;

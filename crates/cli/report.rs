@@ -23,6 +23,8 @@ pub(crate) enum Error {
     Usage(#[from] UsageError),
     #[error(transparent)]
     Option(#[from] rbd::ConfigError),
+    #[error("image {image} has {size} bytes already")]
+    SameSize { image: String, size: u64 },
     #[error("--pretty-format is for JSON, and --format json is not given")]
     PrettyPlain,
     #[error("--export-name is for a single image, and {count} are to be served")]
@@ -89,6 +91,7 @@ impl Error {
             | Self::QemuName(_)
             | Self::Usage(_)
             | Self::Option(_)
+            | Self::SameSize { .. }
             | Self::PrettyPlain
             | Self::OneNameForMany { .. }
             | Self::SameName { .. }
@@ -137,7 +140,7 @@ impl Error {
             Self::NoNamespace { pool, .. } => format!("see the namespaces with `rbd namespace ls {pool}`"),
             Self::Open { spec, user, source } => return open_help(spec, user, source),
             Self::List { pool, user, source } if denied(source) => caps_help(user, pool),
-            Self::Operation { source, .. } => return source.help(),
+            Self::Operation { what, source, .. } => placed(&source.help()?, what),
             Self::PrettyPlain => "leave --pretty-format out, or add --format json".into(),
             Self::NoRuntimeDir => "name one with --socket".into(),
             Self::RuntimeDir { .. } => "name another place with --socket".into(),
@@ -209,6 +212,17 @@ fn caps_help(user: &str, pool: &str) -> String {
     format!(
         "grant {user} the caps mon 'profile rbd' osd 'profile rbd pool={pool}' (rbd-read-only is enough for --read-only)"
     )
+}
+
+/// Advice with pool and namespace before the name of the image: the library knows it by its name alone.
+fn placed(help: &str, spec: &str) -> String {
+    let Some((place, name)) = spec.rsplit_once('/') else { return help.to_owned() };
+    let image = name.split('@').next().unwrap_or(name);
+    let placed = |word: &str| match word.strip_prefix(image) {
+        Some(rest) if rest.is_empty() || rest.starts_with(['@', '`', ',']) => format!("{place}/{word}"),
+        _ => word.to_owned(),
+    };
+    help.split(' ').map(placed).collect::<Vec<_>>().join(" ")
 }
 
 /// Prints an error to standard error.
@@ -289,6 +303,17 @@ mod tests {
         let usage = Error::OneNameForMany { count: 2 };
         assert_eq!(usage.exit_code(), ExitCode::from(22));
         assert_eq!(Error::NoRuntimeDir.exit_code(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn advice_names_the_pool_of_an_image() {
+        for (help, shown) in [
+            ("first: rbd snap purge i", "first: rbd snap purge p/n/i"),
+            ("`rbd snap rm i@s`", "`rbd snap rm p/n/i@s`"),
+            ("see `rbd lock ls i`, in it", "see `rbd lock ls p/n/i`, in it"),
+        ] {
+            assert_eq!(placed(help, "p/n/i@t"), shown);
+        }
     }
 
     #[test]

@@ -2,20 +2,38 @@
 
 use ceph_conf::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
-use rbd::{Snapshot, SnapshotNamespace};
+use rbd::{Snapshot, SnapshotFlags, SnapshotNamespace};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::output::FormatArgs;
+use crate::progress::ProgressArgs;
 use crate::report::Error;
-use crate::spec::{ImageArgs, ImageIdOption};
+use crate::spec::{ImageArgs, ImageIdOption, SnapArgs, check_name};
 use crate::text;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapCommand {
+    /// Take a snapshot of an image.
+    #[command(visible_alias = "add")]
+    Create(CreateArgs),
     /// List the snapshots of an image.
     #[command(visible_alias = "list")]
     Ls(LsArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    snapshot: SnapArgs,
+    /// Do not ask those who have the image open to stop writing for a moment
+    #[arg(long)]
+    skip_quiesce: bool,
+    /// Go on if they do not stop
+    #[arg(long, conflicts_with = "skip_quiesce")]
+    ignore_quiesce_error: bool,
+    #[command(flatten)]
+    progress: ProgressArgs,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -33,8 +51,25 @@ pub(crate) struct LsArgs {
 
 pub(crate) async fn run(command: &SnapCommand, overrides: &Overrides) -> Result<(), Error> {
     match command {
+        SnapCommand::Create(args) => create(args, overrides).await,
         SnapCommand::Ls(args) => ls(args, overrides).await,
     }
+}
+
+async fn create(args: &CreateArgs, overrides: &Overrides) -> Result<(), Error> {
+    let target = args.snapshot.resolve(overrides)?;
+    let name = target.snapshot()?;
+    check_name("a snapshot", name)?;
+    let flags = match (args.skip_quiesce, args.ignore_quiesce_error) {
+        (true, _) => SnapshotFlags::SKIP_QUIESCE,
+        (false, true) => SnapshotFlags::IGNORE_QUIESCE_ERROR,
+        (false, false) => SnapshotFlags::default(),
+    };
+    Cluster::change(&target, "create snapshot", async |image| {
+        let progress = args.progress.start("Creating snap");
+        progress.finish(image.create_snapshot(name, flags, &progress).await)
+    })
+    .await
 }
 
 async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {

@@ -455,8 +455,9 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// In the pool and namespace of another image, unless something else is said.
     fn or_place_of(self, other: &'a Target) -> Self {
-        let namespace = self.namespace.or(other.spec.namespace.as_deref().filter(|_| self.pool.is_none()));
-        Self { pool: self.pool.or(Some(&other.spec.pool)), namespace, ..self }
+        let other_namespace = other.spec.namespace.as_deref().filter(|_| self.pool.is_none());
+        let (pool, namespace) = (self.pool.or(Some(&other.spec.pool)), self.namespace.or(other_namespace));
+        Self { pool, namespace, ..self }
     }
 
     fn resolve(

@@ -5,7 +5,7 @@ use rbd::{ImageRef, OpenOptions, SnapshotRef};
 use tracing::warn;
 
 use crate::report::Error;
-use crate::spec::check_name;
+use crate::spec::{UsageError, check_name};
 
 /// An image that was named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,11 @@ impl Target {
         check_name("an image", &self.spec.image)?;
         check_name("a snapshot", self.spec.snapshot.as_deref().unwrap_or_default())?;
         Ok(self)
+    }
+
+    /// The name of the snapshot, which has to be there.
+    pub(crate) fn snapshot(&self) -> Result<&str, UsageError> {
+        self.spec.snapshot.as_deref().ok_or(UsageError::Missing { what: "snapshot name" })
     }
 
     /// The image of a snapshot.

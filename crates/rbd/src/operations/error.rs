@@ -37,12 +37,6 @@ pub enum OperationError {
         /// The snapshot to end at.
         to: SnapId,
     },
-    /// There is no such metadata pair.
-    #[error("the image has no metadata {key}")]
-    NoMetadata {
-        /// The key.
-        key: String,
-    },
     /// An image cannot be made.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -99,7 +93,7 @@ impl OperationError {
         match self {
             Self::Image(error) => error.errno(),
             Self::Open(error) => error.errno(),
-            Self::NoSnapshot { .. } | Self::NoMetadata { .. } => Errno::ENOENT,
+            Self::NoSnapshot { .. } => Errno::ENOENT,
             Self::Create(error) => error.errno(),
             Self::Clone(error) => error.errno(),
             Self::Remove(error) => error.errno(),
