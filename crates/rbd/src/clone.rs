@@ -308,17 +308,25 @@ async fn undo<S: ObjectStore>(store: &S, name: &str, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+
+    use crate::cls::snapshots::{Protection, set_protection_status};
     use crate::{MemStore, NewImage, list_children, remove_image};
 
     /// A parent of 10 MiB with a snapshot `s`, which is protected or not.
-    fn parent(store: &MemStore, protected: bool) -> String {
+    async fn parent(store: &MemStore, protected: bool) -> String {
         let image = NewImage { name: "parent".into(), size: 10 << 20, ..NewImage::default() };
         let id = store.create_image(&image).unwrap();
         let snap = store.create_snapshot(&id, "s").unwrap();
         if protected {
-            store.protect_snapshot(&id, snap);
+            protect(store, &id, snap, Protection::Protected).await;
         }
         id
+    }
+
+    async fn protect(store: &MemStore, id: &str, snap: SnapId, protection: Protection) {
+        let operation = set_protection_status(Operation::new(), snap, protection);
+        change(store, &names::header_object(id), operation).await.unwrap();
     }
 
     async fn clone(
@@ -341,7 +349,7 @@ mod tests {
     async fn parent_and_clone_know_each_other() {
         for format in [1, 2] {
             let store = MemStore::new();
-            let parent_id = parent(&store, true);
+            let parent_id = parent(&store, true).await;
             let other = store.with_pool(store.create_pool("other"), "").unwrap();
             let id = clone(&store, &other, "kid", format).await.unwrap();
             let header = Header::load(&other, &names::header_object(&id), false).await.unwrap();
@@ -358,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn metadata_come_from_the_parent() {
         let store = MemStore::new();
-        let parent_id = parent(&store, false);
+        let parent_id = parent(&store, false).await;
         for number in 0..300 {
             store.set_header_key(&parent_id, &format!("metadata_key{number:03}"), b"value".to_vec());
         }
@@ -371,7 +379,7 @@ mod tests {
     #[tokio::test]
     async fn a_clone_of_version_1_needs_a_protected_snapshot_of_its_namespace() {
         let store = MemStore::new();
-        parent(&store, false);
+        parent(&store, false).await;
         let error = clone(&store, &store, "kid", 1).await.unwrap_err();
         assert_eq!(
             (error.errno(), error.help().unwrap()),
@@ -379,6 +387,26 @@ mod tests {
         );
         let elsewhere = store.with_pool(store.pool(), "ns").unwrap();
         assert_eq!(clone(&store, &elsewhere, "kid", 1).await.unwrap_err().errno(), Errno(18));
+    }
+
+    #[tokio::test]
+    async fn a_clone_of_version_1_is_undone_if_its_snapshot_is_being_unprotected() {
+        let store = MemStore::new();
+        let parent_id = parent(&store, true).await;
+        let other = store.connect();
+        store.set_fault(move |object, _| {
+            // The other has looked for clones already.
+            if object == CHILDREN {
+                let snap = SnapId(2);
+                protect(&other, &parent_id, snap, Protection::Unprotecting).now_or_never().unwrap();
+            }
+            None
+        });
+        let error = clone(&store, &store, "kid", 1).await.unwrap_err();
+        assert!(matches!(error, OperationError::Clone(CloneError::Unprotected { .. })), "{error}");
+        store.clear_fault();
+        assert_eq!(children(&store).await, Vec::<String>::new());
+        assert!(clone(&store, &store, "kid", 1).await.is_err(), "nor is another begun");
     }
 
     #[tokio::test]
@@ -390,7 +418,7 @@ mod tests {
         let error =
             clone_image(&store, &image, &snapshot, &store, &config, "kid", &options).await.unwrap_err();
         assert!(matches!(error, OperationError::Open(OpenError::NoImage { .. })));
-        parent(&store, false);
+        parent(&store, false).await;
         let none = SnapshotRef::Name("none".into());
         let error = clone_image(&store, &image, &none, &store, &config, "kid", &options).await.unwrap_err();
         assert!(matches!(error, OperationError::Open(OpenError::NoSnapshot { .. })));
@@ -408,7 +436,7 @@ mod tests {
         for format in [1, 2] {
             for step in 0.. {
                 let store = MemStore::new();
-                parent(&store, true);
+                parent(&store, true).await;
                 // The pool is validated before: that stays.
                 crate::pool::validate(&store).await.unwrap();
                 let mut before = store.objects();
@@ -439,7 +467,7 @@ mod tests {
         for format in [1, 2] {
             for crash in 0.. {
                 let store = MemStore::new();
-                parent(&store, true);
+                parent(&store, true).await;
                 let doomed = store.connect();
                 doomed.kill_after(crash);
                 if clone(&doomed, &doomed, "kid", format).await.is_ok() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ceph_codec::{PoolId, SnapId, Utime};
 use rados::{Errno, OpError, SnapContext};
 
+use crate::cls::snapshots::Protection;
 use crate::cls::{self, Batch, GroupSpec, ParentSpec, Slot, SnapshotNamespace};
 use crate::{Features, Flags, ObjectStore, OpFeatures};
 
@@ -67,6 +68,8 @@ pub struct Snapshot {
     pub timestamp: Utime,
     /// Whether it is protected from removal, because it has clones or may get some.
     pub protected: bool,
+    /// Whether somebody is about to end that, or was interrupted at it: it can be neither cloned nor removed.
+    pub unprotecting: bool,
     /// Number of clones that refer to it.
     pub child_count: u32,
     /// Flags of its object map.
@@ -74,9 +77,6 @@ pub struct Snapshot {
     /// Bytes of it that may come from the image's parent.
     pub parent_overlap: Option<u64>,
 }
-
-/// Ceph: `RBD_PROTECTION_STATUS_UNPROTECTED`.
-const UNPROTECTED: u8 = 0;
 
 impl Header {
     /// Reads it; two operations, one if there are no snapshots.
@@ -204,13 +204,15 @@ async fn load_snapshots<S: ObjectStore>(
         let reply = store.read(object, batch.into_operation(), SnapId::HEAD).await?;
         for slots in slots {
             let record = slots.record.get(&reply)?;
+            let protection = slots.protection.get(&reply)?;
             snapshots.push(Snapshot {
                 id: record.id,
                 name: record.name,
                 namespace: record.namespace,
                 size: record.size,
                 timestamp: record.timestamp,
-                protected: slots.protection.get(&reply)? != UNPROTECTED,
+                protected: protection == Protection::Protected as u8,
+                unprotecting: protection == Protection::Unprotecting as u8,
                 child_count: record.child_count,
                 flags: slots.flags.get(&reply)?,
                 parent_overlap: slots.parent_overlap.get(&reply)?,

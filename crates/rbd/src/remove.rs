@@ -151,10 +151,16 @@ pub(crate) async fn remove_entry<S: ObjectStore>(
         release(held).await;
         return Err(error);
     }
-    let shown = id.to_owned();
     let held = match held {
-        Some(held) => Ok(Some(held)),
-        None => hold(store, id, &shown).await,
+        // Who opened it by its name while it had one is seen now.
+        Some(image) => match still_unneeded(store, id, &image).await {
+            Ok(()) => Ok(Some(image)),
+            Err(error) => {
+                image.close().await;
+                Err(error)
+            }
+        },
+        None => hold(store, id, id).await,
     };
     let removed = match held {
         Ok(held) => destroy(store, id, held, progress).await,
@@ -227,6 +233,12 @@ async fn hold<S: ObjectStore>(store: &S, id: &str, shown: &str) -> Result<Option
     Ok(Some(image))
 }
 
+async fn still_unneeded<S: ObjectStore>(store: &S, id: &str, image: &Image<S>) -> Result<(), OperationError> {
+    image.refresh().await?;
+    let core = &image.0;
+    refuse(store, core.display_name(), id, &core.header()).await
+}
+
 async fn release<S: ObjectStore>(image: Option<Image<S>>) {
     if let Some(image) = image {
         image.close().await;
@@ -257,17 +269,26 @@ async fn refuse<S: ObjectStore>(
         let (image, group) = (image(), group_name(store, group).await);
         return Err(RemoveError::InGroup { image, group }.into());
     }
-    match directory::call(store, MIRRORING, cls::mirror_image_get(id)).await {
-        Ok(_) => return Err(RemoveError::Mirrored { image: image() }.into()),
-        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EOPNOTSUPP) => {}
-        Err(error) => return Err(failed("look whether the image is mirrored")(error)),
-    }
+    refuse_mirrored(store, name, id).await?;
     if header.snapshots.iter().any(|snapshot| snapshot.child_count > 0) {
         let children = list_children(store, &ImageRef::Id(id.to_owned()), None, false).await?;
         let children = children.iter().map(ToString::to_string).collect();
         return Err(RemoveError::Children { image: image(), children }.into());
     }
     Ok(())
+}
+
+/// Refuses what rbd-mirror would have to know of.
+pub(crate) async fn refuse_mirrored<S: ObjectStore>(
+    store: &S,
+    name: &str,
+    id: &str,
+) -> Result<(), OperationError> {
+    match directory::call(store, MIRRORING, cls::mirror_image_get(id)).await {
+        Ok(_) => Err(RemoveError::Mirrored { image: name.to_owned() }.into()),
+        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EOPNOTSUPP) => Ok(()),
+        Err(error) => Err(failed("look whether the image is mirrored")(error)),
+    }
 }
 
 /// Those who watch the header, but for this client instance.
@@ -367,6 +388,8 @@ async fn remove_objects<S: ObjectStore>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+
     use crate::{CreateOptions, MemStore, create_image, list_images, list_trash};
 
     const CONFIG: fn() -> Config = Config::default;
@@ -429,6 +452,29 @@ mod tests {
         assert_eq!(store.objects(), objects);
         open.close().await;
         remove_image(&store, &CONFIG(), "disk", &()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_opens_an_image_while_it_loses_its_name_keeps_it() {
+        let store = MemStore::new();
+        image(&store).await;
+        let objects = store.objects();
+        let user = Image::open(store.connect(), OpenOptions::image("disk")).await.unwrap();
+        user.close().await;
+        let late = store.connect();
+        let header = store.objects().into_iter().find(|name| name.starts_with("rbd_header")).unwrap();
+        store.set_fault(move |object, _| {
+            // It watches just before the name is taken away.
+            if object == "rbd_id.disk" {
+                late.watch(&header).now_or_never().unwrap().unwrap();
+            }
+            None
+        });
+        let error = remove_image(&store, &CONFIG(), "disk", &()).await.unwrap_err();
+        assert!(matches!(error, OperationError::Remove(RemoveError::Watched { .. })), "{error}");
+        store.clear_fault();
+        assert_eq!(store.objects(), [&objects[..], &["rbd_trash".to_owned()]].concat());
+        assert_eq!(list_images(&store).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

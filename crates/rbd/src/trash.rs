@@ -266,7 +266,7 @@ pub(crate) async fn list<S: ObjectStore>(store: &S) -> Result<Vec<TrashEntry>, O
 /// id.
 ///
 /// # Errors
-/// [`OpenError::NoImage`], [`OpenError::FormatV1`] in [`OperationError::Open`]; [`RemoveError::Watched`] in
+/// [`OpenError::NoImage`], [`OpenError::FormatV1`] in [`OperationError::Open`]; [`RemoveError::NoLock`] in
 /// [`OperationError::Remove`] if another client does not give the image up; else what the cluster reports.
 ///
 /// Ceph: `Trash<I>::move()`.
@@ -305,6 +305,7 @@ pub(crate) async fn move_image<S: ObjectStore>(
     source: TrashSource,
     delay: u64,
 ) -> Result<(), OperationError> {
+    remove::refuse_mirrored(store, name, id).await?;
     let image = match Header::load(store, &names::header_object(id), true).await {
         Err(error) if error.is(Errno::ENOENT) => None,
         header => {

@@ -147,15 +147,6 @@ impl MemStore {
         Ok(snap)
     }
 
-    /// Protects a snapshot from removal, if there is one. Nobody is notified.
-    pub fn protect_snapshot(&self, id: &str, snap: SnapId) {
-        let mut cluster = self.cluster.lock();
-        let header = cluster.object_mut(self.key(&names::header_object(id)));
-        if let Ok(record) = cls_snapshots::snapshot(header, snap) {
-            cls_snapshots::put_snapshot(header, &SnapshotRecord { protection: 2, ..record });
-        }
-    }
-
     /// Removes a snapshot from the header. Nobody is notified, and its data are kept.
     pub fn remove_snapshot(&self, id: &str, snap: SnapId) {
         let mut cluster = self.cluster.lock();
