@@ -14,8 +14,9 @@ use crate::cls::{self, ParentSpec};
 use crate::directory::{self, change};
 use crate::header::Header;
 use crate::names::{self, CHILDREN};
-use crate::operations::failed;
+use crate::operations::{self, failed};
 use crate::trash::{self, TrashSource, TrashState};
+use crate::watcher::Maintenance;
 use crate::{
     Features, Image, ImageRef, ObjectStore, OpFeatures, OpenError, OpenOptions, OperationError, Snapshot,
     SnapshotNamespace, SnapshotRef, list_images,
@@ -290,6 +291,6 @@ pub(crate) async fn remove_trashed_snapshot<S: ObjectStore>(
     if !matches!(snapshot.namespace, SnapshotNamespace::Trash { .. }) || snapshot.child_count > 0 {
         return Ok(());
     }
-    let (image, snapshots) = (image.id().to_owned(), vec![snapshot.name.clone()]);
-    Err(crate::RemoveError::Snapshots { image, snapshots }.into())
+    let (namespace, name) = (snapshot.namespace.clone(), snapshot.name.clone());
+    operations::maintain(&image.0, &Maintenance::RemoveSnapshot { namespace, name }, &()).await
 }
