@@ -93,12 +93,14 @@ impl<S: ObjectStore> Image<S> {
         output: &mut impl Output,
         progress: &dyn Progress,
     ) -> Result<(), OperationError> {
-        let layout = self.layout();
+        let (layout, header) = (self.layout(), self.0.header());
+        // As it is stored: a stripe over one object is none, but has a unit all the same.
+        let (unit, count) = header.striping.unwrap_or((layout.object_size(), 1));
         let mut properties = vec![
             Property::Order(layout.order().into()),
-            Property::Features(self.features().0),
-            Property::StripeUnit(layout.stripe_unit()),
-            Property::StripeCount(layout.stripe_count()),
+            Property::Features(header.features.0),
+            Property::StripeUnit(unit),
+            Property::StripeCount(count),
         ];
         let metadata = self.metadata().await?;
         properties.extend(metadata.into_iter().map(|(key, value)| Property::Metadata { key, value }));
