@@ -37,7 +37,7 @@ pub use create::{CreateError, CreateOptions, create_image};
 pub use diff::{DiffExtent, DiffOptions};
 pub use directory::{DirectoryEntry, list_all_images, list_images};
 pub use error::{ImageError, OpenError};
-pub use export::{FormatError, Output, Part, Property, Record, StreamDecoder};
+pub use export::{FormatError, ImportOptions, ImportStream, Output, Part, Property, Record, StreamDecoder};
 pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
 pub use image::{

@@ -9,9 +9,11 @@
 //! Ceph: `src/tools/rbd/action/Export.cc`, `src/tools/rbd/action/Import.cc`, `copy` in `src/librbd/internal.cc`.
 
 mod format;
+mod import;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::io;
 
@@ -25,6 +27,7 @@ use crate::{
 use format::Version;
 
 pub use format::{FormatError, Part, Property, Record, StreamDecoder};
+pub use import::{ImportOptions, ImportStream};
 use sparse::is_zero;
 
 /// Bytes that are read or written at once.
@@ -95,7 +98,7 @@ impl<S: ObjectStore> Image<S> {
     ) -> Result<(), OperationError> {
         let (layout, header) = (self.layout(), self.0.header());
         // As it is stored: a stripe over one object is none, but has a unit all the same.
-        let (unit, count) = header.striping.unwrap_or((layout.object_size(), 1));
+        let (unit, count) = header.striping.unwrap_or_else(|| (layout.object_size(), 1));
         let mut properties = vec![
             Property::Order(layout.order().into()),
             Property::Features(header.features.0),

@@ -15,7 +15,6 @@ pub(super) fn is_zero(segment: &Segment) -> bool {
 /// Cuts data where blocks of nothing but zeroes begin or end. With blocks of 0 bytes none are looked for.
 ///
 /// Ceph: `calc_sparse_extent` in `src/tools/rbd/Utils.cc`.
-#[allow(dead_code, reason = "what imports comes next")]
 pub(super) fn segments(data: &Bytes, block: usize) -> Vec<Segment> {
     if block == 0 {
         return vec![Segment::Data(data.clone())];
