@@ -46,6 +46,14 @@ impl<S: ObjectStore> Image<S> {
         self.maintain(Maintenance::Resize { size, allow_shrink }, progress).await
     }
 
+    /// Gives a clone all that it still has from its parent, and parts it from that.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::NoParent`]
+    pub async fn flatten(&self, progress: &dyn Progress) -> Result<(), OperationError> {
+        self.maintain(Maintenance::Flatten, progress).await
+    }
+
     /// Sets a metadata pair.
     ///
     /// # Errors

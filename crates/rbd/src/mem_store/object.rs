@@ -227,7 +227,8 @@ impl Object {
 pub(super) fn read(data: &[u8], kind: &OpKind) -> OpResult {
     let part = |offset: u64, len: u64| {
         let size = data.len() as u64;
-        &data[index(offset.min(size))..index(offset.saturating_add(len).min(size))]
+        let end = if len == 0 { size } else { offset.saturating_add(len).min(size) };
+        &data[index(offset.min(size))..index(end)]
     };
     Ok(match kind {
         OpKind::Read { offset, len } => Bytes::copy_from_slice(part(*offset, *len)),

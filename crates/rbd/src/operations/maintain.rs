@@ -10,7 +10,7 @@ use rados::{Errno, OpError, Operation};
 use tracing::{debug, warn};
 
 use super::ask::{Answer, ask};
-use super::{MaintenanceError, OperationError, Progress, metadata, resize, snapshot_create};
+use super::{MaintenanceError, OperationError, Progress, flatten, metadata, resize, snapshot_create};
 use crate::image::core::{Core, Right};
 use crate::lock::Holder;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
@@ -179,7 +179,10 @@ fn needs_lock(request: &Maintenance, features: Features) -> bool {
 pub(super) fn is_supported(request: &Maintenance) -> bool {
     matches!(
         request,
-        Maintenance::Resize { .. } | Maintenance::CreateSnapshot { .. } | Maintenance::UpdateMetadata { .. }
+        Maintenance::Flatten
+            | Maintenance::Resize { .. }
+            | Maintenance::CreateSnapshot { .. }
+            | Maintenance::UpdateMetadata { .. }
     )
 }
 
@@ -190,6 +193,7 @@ pub(super) async fn execute<S: ObjectStore>(
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
     match request {
+        Maintenance::Flatten => flatten::run(turn, progress).await?,
         Maintenance::Resize { size, allow_shrink } => {
             resize::run(turn, *size, *allow_shrink, progress).await?;
         }

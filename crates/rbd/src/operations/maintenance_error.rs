@@ -62,6 +62,12 @@ pub enum MaintenanceError {
         /// The key.
         key: String,
     },
+    /// The image is no clone.
+    #[error("image {image} has no parent")]
+    NoParent {
+        /// The image.
+        image: String,
+    },
     /// The image would become smaller, which was not allowed.
     #[error("image {image} has {size} bytes, and shrinking it to {new_size} was not allowed")]
     ShrinkNotAllowed {
@@ -90,6 +96,7 @@ impl MaintenanceError {
             (Maintenance::CreateSnapshot { name, .. }, Errno::EEXIST) => {
                 Self::SnapshotExists { image, snapshot: name.clone() }
             }
+            (Maintenance::Flatten, Errno::EINVAL) => Self::NoParent { image },
             (Maintenance::CreateSnapshot { .. }, Errno::EDQUOT) => {
                 Self::TooManySnapshots { image, limit: None }
             }
@@ -108,7 +115,7 @@ impl MaintenanceError {
             Self::SnapshotExists { .. } => Errno::EEXIST,
             Self::NoMetadata { .. } => Errno::ENOENT,
             Self::TooManySnapshots { .. } => Errno::EDQUOT,
-            Self::ShrinkNotAllowed { .. } => Errno::EINVAL,
+            Self::NoParent { .. } | Self::ShrinkNotAllowed { .. } => Errno::EINVAL,
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod ask;
 mod error;
+mod flatten;
 mod maintain;
 mod maintenance_error;
 mod metadata;

@@ -2,7 +2,7 @@
 
 use super::clones::{Family, family, golden, shape};
 use super::*;
-use crate::{ImageError, SnapshotRef};
+use crate::{ImageError, SnapshotFlags, SnapshotRef};
 use ceph_codec::SnapId;
 use futures::future::join_all;
 use proptest::prelude::*;
@@ -16,6 +16,8 @@ enum Request {
     Discard { offset: u64, len: u64 },
     Zero { offset: u64, len: u64, may_unmap: bool },
     Snapshot,
+    Resize { size: u64 },
+    Flatten,
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -31,7 +33,9 @@ fn request() -> impl Strategy<Value = Request> {
         2 => range().prop_map(|(offset, len)| Request::Discard { offset, len }),
         2 => (range(), any::<bool>())
             .prop_map(|((offset, len), may_unmap)| Request::Zero { offset, len, may_unmap }),
-        1 => Just(Request::Snapshot),
+        2 => Just(Request::Snapshot),
+        1 => (1..SIZE).prop_map(|size| Request::Resize { size }),
+        1 => Just(Request::Flatten),
     ]
 }
 
@@ -52,7 +56,8 @@ async fn check_maps(family: &Family, features: Features, snaps: &[SnapId]) {
     let mut maps = vec![(SnapId::HEAD, store.object_map(id).unwrap())];
     maps.extend(snaps.iter().map(|snap| (*snap, store.snapshot_object_map(id, *snap).unwrap())));
     let next_valid = |from: u64| snaps.iter().copied().find(|snap| snap.0 >= from).unwrap_or(SnapId::HEAD);
-    for object in 0..maps[0].1.len() {
+    let objects = maps.iter().map(|(_, map)| map.len()).max().unwrap();
+    for object in 0..objects {
         let name = names::data_object(&format!("rbd_data.{id}"), object as u64);
         let listed = store.read(&name, rados::Operation::new().list_snaps(), SnapId::DIR).await;
         let set = listed.ok().map(|reply| reply.outcome(0).unwrap().snap_set().unwrap());
@@ -72,7 +77,10 @@ async fn check_maps(family: &Family, features: Features, snaps: &[SnapId]) {
                     break;
                 }
             }
-            let found = map[object];
+            let Some(&found) = map.get(object) else {
+                assert_eq!(expected, 0, "object {object} at {snap} is past the end");
+                continue;
+            };
             // What may exist need not.
             let fine = found == expected || (expected == 0 && found != 2);
             assert!(fine, "object {object} at {snap}: map says {found}, should be {expected}");
@@ -96,7 +104,8 @@ proptest! {
 
     #[test]
     fn a_clone_and_its_snapshots_hold_what_was_written_and_their_maps_are_right(
-        of_parent in shape(), of_child in shape(), features in prop_oneof![Just(61), Just(5), Just(1)],
+        of_parent in shape(), of_child in shape(),
+        features in prop_oneof![Just(61), Just(29), Just(13), Just(5), Just(33), Just(1)],
         overlap in 1..SIZE, written in 1..SIZE, seed: u8, requests in prop::collection::vec(request(), 1..25),
     ) {
         run(async {
@@ -109,39 +118,69 @@ proptest! {
             let mut model = vec![0; SIZE as usize];
             let shared = written.min(overlap) as usize;
             model[..shared].copy_from_slice(&contents[..shared]);
-            let mut image = open(&family.store).await;
+            let image = open(&family.store).await;
             let mut snapshots = Vec::new();
+            let mut flattened = false;
             for request in requests {
+                let size = model.len() as u64;
+                let clip = |offset: u64, len: u64| (offset.min(size), len.min(size - offset.min(size)));
                 match request {
                     Request::Write { offset, len, seed } => {
+                        let (offset, len) = clip(offset, len);
                         let data = bytes(len, seed);
                         model[offset as usize..(offset + len) as usize].copy_from_slice(&data);
                         image.write(offset, data).await.unwrap();
                     }
                     Request::Discard { offset, len } => {
+                        let (offset, len) = clip(offset, len);
                         image.discard(offset, len).await.unwrap();
-                        let now = read(&image, 0, SIZE).await;
+                        let now = read(&image, 0, size).await;
                         for at in offset as usize..(offset + len) as usize {
                             assert!(now[at] == 0 || now[at] == model[at], "a discard made up data at {at}");
                             model[at] = now[at];
                         }
                     }
                     Request::Zero { offset, len, may_unmap } => {
+                        let (offset, len) = clip(offset, len);
                         model[offset as usize..(offset + len) as usize].fill(0);
                         image.write_zeroes(offset, len, may_unmap).await.unwrap();
                     }
                     Request::Snapshot => {
-                        image.close().await;
-                        snapshots.push((family.store.create_snapshot(&family.id, "s").unwrap(), model.clone()));
-                        image = open(&family.store).await;
+                        let name = format!("s{}", snapshots.len());
+                        image.create_snapshot(&name, SnapshotFlags::default(), &()).await.unwrap();
+                        snapshots.push((image.snapshots()[0].id, model.clone()));
+                    }
+                    Request::Resize { size } => {
+                        image.resize(size, true, &()).await.unwrap();
+                        model.resize(size as usize, 0);
+                    }
+                    Request::Flatten => {
+                        flattened = image.flatten(&()).await.is_ok() || flattened;
+                        assert!(flattened && image.0.parent().is_none());
                     }
                 }
             }
-            let found = read(&image, 0, SIZE).await;
+            let deep = flattened && (features & 32 != 0 || snapshots.is_empty());
+            if flattened {
+                let header = format!("rbd_header.{}", family.parent_id);
+                let children = crate::cls::children::children_list(family.snap).alone().0;
+                let children = family.parents.read(&header, children, SnapId::HEAD).await;
+                assert!(!deep || children.is_err_and(|error| error.is(Errno::ENOENT)));
+                // The parent is not needed any more.
+                let golden = format!("rbd_data.{}", family.parent_id);
+                family.store.set_fault(move |object, _| {
+                    object.starts_with(&golden).then_some(OpError::Errno(Errno::EIO))
+                });
+            }
+            let size = model.len() as u64;
+            let found = read(&image, 0, size).await;
             assert_eq!(found.iter().zip(&model).position(|(a, b)| a != b), None);
+            if !deep {
+                family.store.clear_fault();
+            }
             check_snapshots(&family, &snapshots).await;
             let mut offset = 0;
-            for extent in image.block_status(0, SIZE, usize::MAX).await.unwrap() {
+            for extent in image.block_status(0, size, usize::MAX).await.unwrap() {
                 let part = &model[offset..offset + extent.len as usize];
                 assert!(!extent.hole || part.iter().all(|byte| *byte == 0), "a hole with data at {offset}");
                 offset += extent.len as usize;
@@ -322,5 +361,66 @@ fn writes_to_one_object_share_a_copy_up() {
         family.store.set_jitter(5, 3);
         join_all((0..16).map(|block| image.write(block * 4 * KIB, bytes(100, 7)))).await;
         assert_eq!(reads.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_clone_is_flattened_while_it_is_written_to() {
+    for features in [61, 1] {
+        run(async {
+            let contents = bytes(MIB, 1);
+            let family = family(&golden(), &contents, &small(features), MIB).await;
+            let image = open(&family.store).await;
+            image.create_snapshot("before", SnapshotFlags::default(), &()).await.unwrap();
+            let snapshots = [(image.snapshots()[0].id, contents.to_vec())];
+            family.store.set_jitter(4, 1);
+            let progress = tokio::sync::watch::Sender::new((0, 0));
+            let writes = join_all((0..64).map(|at| image.write(at * 16 * KIB + 100, bytes(1000, 2))));
+            let (flattened, written) = futures::join!(image.flatten(&progress), writes);
+            flattened.unwrap();
+            assert!(written.iter().all(Result::is_ok));
+            assert_eq!(*progress.borrow(), (16, 16));
+            assert!(image.info().parent.is_none() && image.0.parent().is_none());
+            let golden = format!("rbd_data.{}", family.parent_id);
+            family.store.set_fault(move |object, _| {
+                object.starts_with(&golden).then_some(OpError::Errno(Errno::EIO))
+            });
+            let mut expected = contents.to_vec();
+            for at in 0..64 {
+                let at = at * 16 * KIB as usize + 100;
+                expected[at..at + 1000].copy_from_slice(&bytes(1000, 2));
+            }
+            assert!(read(&image, 0, MIB).await == expected);
+            if features == 61 {
+                check_snapshots(&family, &snapshots).await;
+                image.close().await;
+                check_maps(&family, Features(61), &[snapshots[0].0]).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn an_image_without_parent_cannot_be_flattened() {
+    let (store, _) = new_store(&small(61));
+    run(async {
+        let error = open(&store).await.flatten(&()).await.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.errno()), ("image img has no parent", Errno::EINVAL));
+    });
+}
+
+#[test]
+fn a_flatten_that_fails_leaves_the_parent() {
+    run(async {
+        let contents = bytes(MIB, 1);
+        let family = family(&golden(), &contents, &small(61), MIB).await;
+        let image = open(&family.store).await;
+        let golden = format!("rbd_data.{}.000000000000000b", family.parent_id);
+        family.store.set_fault(move |object, _| (object == golden).then_some(OpError::Errno(Errno::EIO)));
+        assert_eq!(image.flatten(&()).await.unwrap_err().errno(), Errno::EIO);
+        family.store.clear_fault();
+        assert_eq!(read(&image, 0, MIB).await, contents);
+        image.flatten(&()).await.unwrap();
+        assert_eq!(read(&image, 0, MIB).await, contents);
     });
 }
