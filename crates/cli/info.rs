@@ -48,15 +48,20 @@ fn to_json(details: &ImageDetails) -> Value {
     }
     set("block_name_prefix", json!(info.block_name_prefix));
     set("format", json!(info.format));
-    set("features", info.features.names().collect());
-    set("op_features", info.op_features.names().collect());
-    set("flags", info.flags.names().collect());
+    // Format 1 knows none of these.
+    if info.format > 1 {
+        set("features", info.features.names().collect());
+        set("op_features", info.op_features.names().collect());
+        set("flags", info.flags.names().collect());
+    }
     if let Some(group) = &info.group {
         set("group", json!(group));
     }
-    set("create_timestamp", json!(text::time(info.create_timestamp)));
-    set("access_timestamp", json!(text::time(info.access_timestamp)));
-    set("modify_timestamp", json!(text::time(info.modify_timestamp)));
+    if info.format > 1 {
+        set("create_timestamp", json!(text::time(info.create_timestamp)));
+        set("access_timestamp", json!(text::time(info.access_timestamp)));
+        set("modify_timestamp", json!(text::time(info.modify_timestamp)));
+    }
     if let Some(protected) = info.protected {
         set("protected", json!(protected.to_string()));
     }
@@ -117,22 +122,25 @@ fn to_text(details: &ImageDetails) -> String {
         format!("size {} in {} objects", text::bytes(info.size), info.objects),
         format!("order {} ({} objects)", info.order, text::bytes(info.object_size)),
         format!("snapshot_count: {}", info.snapshot_count),
-        format!("id: {}", info.id),
     ];
+    let of_format_2 = |lines: Vec<String>| if info.format > 1 { lines } else { Vec::new() };
+    lines.extend(of_format_2(vec![format!("id: {}", info.id)]));
     lines.extend(info.data_pool.as_ref().map(|pool| format!("data_pool: {pool}")));
     lines.extend([
         format!("block_name_prefix: {}", info.block_name_prefix),
         format!("format: {}", info.format),
+    ]);
+    lines.extend(of_format_2(vec![
         format!("features: {}", info.features),
         format!("op_features: {}", info.op_features),
         format!("flags: {}", info.flags),
-    ]);
+    ]));
     lines.extend(info.group.as_ref().map(|group| format!("group: {group}")));
-    lines.extend([
+    lines.extend(of_format_2(vec![
         format!("create_timestamp: {}", text::time(info.create_timestamp)),
         format!("access_timestamp: {}", text::time(info.access_timestamp)),
         format!("modify_timestamp: {}", text::time(info.modify_timestamp)),
-    ]);
+    ]));
     if let Some(protected) = info.protected {
         lines.push(format!("protected: {}", if protected { "True" } else { "False" }));
     }

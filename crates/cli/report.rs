@@ -179,7 +179,9 @@ fn open_help(spec: &ImageSpec, user: &str, error: &OpenError) -> Option<String> 
             None => format!("see the images with `rbd ls {}`", spec.pool),
         },
         OpenError::NoSnapshot { .. } => format!("see the snapshots with `rbd snap ls {image}`"),
-        OpenError::FormatV1 { .. } => format!("copy it to an image of format 2: `rbd cp {image} NEW`"),
+        OpenError::FormatV1 { .. } => {
+            format!("serve it with --read-only, or copy it to an image of format 2: `rbd cp {image} NEW`")
+        }
         OpenError::Feature { features, .. } => return feature_help(&image, *features),
         OpenError::NoExclusiveLock { .. } => {
             format!("leave out --exclusive, or: `rbd feature enable {image} exclusive-lock`")

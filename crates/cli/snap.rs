@@ -1,5 +1,6 @@
 //! `snap`: the snapshots of an image.
 
+use ceph_codec::Utime;
 use ceph_conf::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
 use rbd::{Snapshot, SnapshotFlags, SnapshotNamespace};
@@ -91,7 +92,7 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
         "name": snapshot.name,
         "size": snapshot.size,
         "protected": snapshot.protected.to_string(),
-        "timestamp": text::time(snapshot.timestamp),
+        "timestamp": timestamp(snapshot),
     });
     if all {
         let namespace = &mut fields["namespace"];
@@ -110,7 +111,7 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
             snapshot.name.clone(),
             text::bytes(snapshot.size),
             if snapshot.protected { "yes" } else { "" }.to_owned(),
-            text::time(snapshot.timestamp),
+            timestamp(snapshot),
         ]
     };
     const HEADINGS: [&str; 5] = [">SNAPID", "NAME", ">SIZE", "PROTECTED", ">TIMESTAMP"];
@@ -123,6 +124,11 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
         [id, name, size, protected, timestamp, namespace(snapshot)]
     });
     text::listing([id, name, size, protected, timestamp, "NAMESPACE"], rows)
+}
+
+/// Snapshots of images of format 1 have none.
+fn timestamp(snapshot: &Snapshot) -> String {
+    if snapshot.timestamp == Utime::default() { String::new() } else { text::time(snapshot.timestamp) }
 }
 
 fn namespace(snapshot: &Snapshot) -> String {

@@ -25,8 +25,8 @@ pub enum OpenError {
         /// Name or id of the snapshot, as asked for.
         snapshot: String,
     },
-    /// The image has format 1.
-    #[error("image {image} has format 1, only format 2 is supported")]
+    /// The image has format 1, and is to be changed.
+    #[error("image {image} has format 1, which can only be read")]
     FormatV1 {
         /// Its name.
         image: String,
@@ -125,7 +125,9 @@ impl OpenError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            Self::FormatV1 { image } => format!("copy it to a format 2 image: rbd cp {image} NEW"),
+            Self::FormatV1 { image } => {
+                format!("serve it read-only, or copy it to an image of format 2: rbd cp {image} NEW")
+            }
             Self::Feature { image, features, .. } => feature_help(image, *features)?,
             Self::NoExclusiveLock { image } => format!("rbd feature enable {image} exclusive-lock"),
             Self::Lock { image, source } => return source.help(image),

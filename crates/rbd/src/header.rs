@@ -1,5 +1,7 @@
 //! An image's metadata, as its header object holds them.
 
+mod v1;
+
 use std::collections::BTreeMap;
 
 use ceph_codec::{PoolId, SnapId, Utime};
@@ -26,6 +28,8 @@ const CONF_PREFIX: &str = "conf_";
 /// no further operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// 1 or 2.
+    pub(crate) format: u8,
     pub(crate) order: u8,
     pub(crate) object_prefix: String,
     /// None if the data are in the pool of the header.
@@ -79,7 +83,20 @@ pub struct Snapshot {
 }
 
 impl Header {
-    /// Reads it; two operations, one if there are no snapshots.
+    /// Reads it, in either format.
+    pub(crate) async fn load_format<S: ObjectStore>(
+        store: &S,
+        object: &str,
+        format: u8,
+        read_only: bool,
+    ) -> Result<Self, OpError> {
+        match format {
+            1 => Self::load_v1(store, object).await,
+            _ => Self::load(store, object, read_only).await,
+        }
+    }
+
+    /// Reads one of format 2; two operations, one if there are no snapshots.
     pub(crate) async fn load<S: ObjectStore>(
         store: &S,
         object: &str,
@@ -130,6 +147,7 @@ impl Header {
             metadata = rest_of_metadata(store, object, metadata).await?;
         }
         Ok(Self {
+            format: 2,
             order,
             object_prefix: object_prefix.get(&reply)?,
             data_pool: (data_pool.0 >= 0).then_some(data_pool),

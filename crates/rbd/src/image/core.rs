@@ -23,7 +23,7 @@ use crate::object_map::{MapOf, ObjectMap, States};
 use crate::operations::{Asked, Served};
 use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyOp, WatchHandler, Watcher};
 use crate::{
-    Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, names, operations,
+    Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, operations,
 };
 
 /// Steps of maintenance at the same time, unless the image's metadata say otherwise, and the most that are taken from
@@ -101,11 +101,11 @@ impl<S: ObjectStore> Core<S> {
         snap: SnapId,
         access: Access,
     ) -> Result<Arc<Self>, OpenError> {
-        let Found { name, id, header, layout, data } = found;
+        let Found { name, id, header_object, header, layout, data } = found;
         let data = data?;
         Ok(Arc::new_cyclic(|me| Self {
             name,
-            header_object: names::header_object(&id),
+            header_object,
             id,
             store,
             data,
@@ -209,8 +209,10 @@ impl<S: ObjectStore> Core<S> {
         };
         let mut unknown = None;
         let (header, parent) = loop {
-            let header =
-                Header::load(&self.store, &self.header_object, self.read_only).await.map_err(failed)?;
+            let format = self.header().format;
+            let header = Header::load_format(&self.store, &self.header_object, format, self.read_only)
+                .await
+                .map_err(failed)?;
             check_supported(self.display_name(), &header, self.read_only)?;
             match self.parent_of(&header).await {
                 Ok(parent) => break (header, parent),

@@ -23,7 +23,7 @@ const GROUP_DIRECTORY: &str = "rbd_group_directory";
 pub struct ImageInfo {
     /// Its name; none if it has been removed from the directory.
     pub name: Option<String>,
-    /// Its id.
+    /// Its id; empty in format 1.
     pub id: String,
     /// Bytes; those of the snapshot if one is meant.
     pub size: u64,
@@ -39,7 +39,7 @@ pub struct ImageInfo {
     pub data_pool: Option<String>,
     /// What the names of its data objects begin with.
     pub block_name_prefix: String,
-    /// Always 2.
+    /// 1 or 2.
     pub format: u8,
     /// Its features.
     pub features: Features,
@@ -137,7 +137,7 @@ fn describe(
         snapshot_count: header.snapshots.len(),
         data_pool,
         block_name_prefix: header.object_prefix.clone(),
-        format: 2,
+        format: header.format,
         features: header.features,
         op_features: header.op_features,
         flags: header.flags_at(snap).unwrap_or_default(),
@@ -160,9 +160,8 @@ pub(super) async fn inspect<S: ObjectStore>(
     let shown = options.image.as_str();
     let failed =
         |action: &'static str| move |source| OpenError::Op { image: shown.to_owned(), action, source };
-    let Found { name, id, header, layout, data } = find(store, &options.image, true).await?;
+    let Found { name, id, header_object, header, layout, data } = find(store, &options.image, true).await?;
     let snap = find_snapshot(shown, &header, options.snapshot.as_ref())?;
-    let object = names::header_object(&id);
     let data_pool = header.data_pool.map(|pool| match data {
         Ok(data) => data.pool_name(),
         Err(_) => format!("<missing data pool {pool}>"),
@@ -179,8 +178,8 @@ pub(super) async fn inspect<S: ObjectStore>(
     }
     Ok(ImageDetails {
         info,
-        watchers: watchers(store, &object).await.map_err(failed("list the watchers"))?,
-        locks: locks_of(store, &object).await.map_err(failed("look up the lock"))?,
+        watchers: watchers(store, &header_object).await.map_err(failed("list the watchers"))?,
+        locks: locks_of(store, &header_object).await.map_err(failed("look up the lock"))?,
         mirroring: mirroring(store, &id).await.map_err(failed("look up mirroring"))?,
         snapshots: header.snapshots,
     })
@@ -270,6 +269,9 @@ impl ImageInfo {
     /// What the image is to be opened as, to get the same again.
     #[must_use]
     pub fn image_ref(&self) -> ImageRef {
-        ImageRef::Id(self.id.clone())
+        match &self.name {
+            Some(name) if self.format == 1 => ImageRef::Name(name.clone()),
+            _ => ImageRef::Id(self.id.clone()),
+        }
     }
 }

@@ -23,7 +23,9 @@ const FORBID_WRITING: Features = Features(Features::JOURNALING.0 | Features::NON
 /// An image that was found, with its metadata.
 pub(super) struct Found<S> {
     pub(super) name: Option<String>,
+    /// Empty for an image of format 1.
     pub(super) id: String,
+    pub(super) header_object: String,
     pub(super) header: Header,
     pub(super) layout: Layout,
     /// The pool of its data objects; the error if that is gone.
@@ -39,14 +41,17 @@ pub(super) async fn find<S: ObjectStore>(
     let shown = image.as_str();
     let failed =
         |action: &'static str| move |source| OpenError::Op { image: shown.to_owned(), action, source };
-    let (name, id) = match image {
-        ImageRef::Name(name) => (Some(name.clone()), find_id(store, name).await?),
+    let Place { id, header_object, format } = locate(store, image).await?;
+    if format == 1 && !read_only {
+        return Err(OpenError::FormatV1 { image: shown.to_owned() });
+    }
+    let name = match image {
+        ImageRef::Name(name) => Some(name.clone()),
         ImageRef::Id(id) => {
-            let name = directory::name_of(store, id).await.map_err(failed("look up the name"))?;
-            (name.map(|(name, _)| name), id.clone())
+            directory::name_of(store, id).await.map_err(failed("look up the name"))?.map(|(name, _)| name)
         }
     };
-    let header = match Header::load(store, &names::header_object(&id), read_only).await {
+    let header = match Header::load_format(store, &header_object, format, read_only).await {
         Err(error) if error.is(Errno::ENOENT) => return Err(OpenError::NoImage { image: shown.to_owned() }),
         header => header.map_err(failed("read the header"))?,
     };
@@ -62,19 +67,37 @@ pub(super) async fn find<S: ObjectStore>(
             .with_pool(pool, store.namespace())
             .map_err(|_| OpenError::NoDataPool { image: shown.to_owned(), pool }),
     };
-    Ok(Found { name, id, header, layout, data })
+    Ok(Found { name, id, header_object, header, layout, data })
+}
+
+/// Where the metadata of an image are.
+struct Place {
+    id: String,
+    header_object: String,
+    format: u8,
+}
+
+async fn locate<S: ObjectStore>(store: &S, image: &ImageRef) -> Result<Place, OpenError> {
+    let of_id = |id: String| Place { header_object: names::header_object(&id), id, format: 2 };
+    let name = match image {
+        ImageRef::Id(id) => return Ok(of_id(id.clone())),
+        ImageRef::Name(name) => name,
+    };
+    let failed = |source| OpenError::Op { image: name.clone(), action: "look up the id", source };
+    match directory::id_of(store, name).await {
+        Err(error) if error.is(Errno::ENOENT) => {}
+        id => return id.map(of_id).map_err(failed),
+    }
+    let header_object = names::v1_header_object(name);
+    if header::exists(store, &header_object).await.map_err(failed)? {
+        return Ok(Place { id: String::new(), header_object, format: 1 });
+    }
+    Err(OpenError::NoImage { image: name.clone() })
 }
 
 /// The object that holds an image's metadata, and its locks.
 pub(crate) async fn header_object<S: ObjectStore>(store: &S, image: &ImageRef) -> Result<String, OpenError> {
-    let id = match image {
-        ImageRef::Id(id) => id.clone(),
-        ImageRef::Name(name) => match find_id(store, name).await {
-            Err(OpenError::FormatV1 { .. }) => return Ok(names::v1_header_object(name)),
-            id => id?,
-        },
-    };
-    let object = names::header_object(&id);
+    let object = locate(store, image).await?.header_object;
     match header::exists(store, &object).await {
         Ok(true) => Ok(object),
         Ok(false) => Err(OpenError::NoImage { image: image.as_str().to_owned() }),
@@ -82,18 +105,6 @@ pub(crate) async fn header_object<S: ObjectStore>(store: &S, image: &ImageRef) -
             Err(OpenError::Op { image: image.as_str().to_owned(), action: "look up the header", source })
         }
     }
-}
-
-async fn find_id<S: ObjectStore>(store: &S, name: &str) -> Result<String, OpenError> {
-    let failed = |source| OpenError::Op { image: name.to_owned(), action: "look up the id", source };
-    match directory::id_of(store, name).await {
-        Err(error) if error.is(Errno::ENOENT) => {}
-        id => return id.map_err(failed),
-    }
-    if header::exists(store, &names::v1_header_object(name)).await.map_err(failed)? {
-        return Err(OpenError::FormatV1 { image: name.to_owned() });
-    }
-    Err(OpenError::NoImage { image: name.to_owned() })
 }
 
 /// The number of the snapshot that is meant.
