@@ -292,5 +292,6 @@ pub(crate) async fn remove_trashed_snapshot<S: ObjectStore>(
         return Ok(());
     }
     let (namespace, name) = (snapshot.namespace.clone(), snapshot.name.clone());
-    operations::maintain(&image.0, &Maintenance::RemoveSnapshot { namespace, name }, &()).await
+    // Boxed, because flattening ends up here, too.
+    Box::pin(operations::maintain(&image.0, &Maintenance::RemoveSnapshot { namespace, name }, &())).await
 }
