@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ceph_codec::{PoolId, SnapId};
+use futures::future::BoxFuture;
 use rados::{Errno, OpError, Operation};
 use tracing::{debug, warn};
 
@@ -215,33 +216,39 @@ async fn images_by_id<S: ObjectStore>(store: &S) -> Result<BTreeMap<String, (Str
 ///
 /// # Errors
 /// [`OperationError::Op`]; what concerns the parent's snapshot and the parent itself is only logged.
-pub(crate) async fn detach_child<S: ObjectStore>(
-    store: &S,
-    header: &Header,
-    id: &str,
-) -> Result<(), OperationError> {
-    let Some(parent) = &header.parent else { return Ok(()) };
-    let doing = "tell the parent that it has one clone less";
-    if !header.op_features.contains(OpFeatures::CLONE_CHILD) {
-        let operation = cls::children::remove_child(Operation::new(), parent, id);
-        return match change(store, CHILDREN, operation).await {
-            Err(error) if error.is(Errno::ENOENT) => Ok(()),
-            result => result.map_err(failed(doing)),
+pub(crate) fn detach_child<'a, S: ObjectStore>(
+    store: &'a S,
+    header: &'a Header,
+    id: &'a str,
+) -> BoxFuture<'a, Result<(), OperationError>> {
+    // Maintenance of the parent may be part of it, which has this among its parts.
+    Box::pin(async move {
+        let Some(parent) = &header.parent else { return Ok(()) };
+        let doing = "tell the parent that it has one clone less";
+        if !header.op_features.contains(OpFeatures::CLONE_CHILD) {
+            let operation = cls::children::remove_child(Operation::new(), parent, id);
+            return match change(store, CHILDREN, operation).await {
+                Err(error) if error.is(Errno::ENOENT) => Ok(()),
+                result => result.map_err(failed(doing)),
+            };
+        }
+        // The pool of the parent may be gone, and the parent with it.
+        let Ok(parent_store) = store.with_pool(parent.pool, &parent.namespace) else { return Ok(()) };
+        let child = ChildSpec {
+            pool: store.pool(),
+            namespace: store.namespace().to_owned(),
+            image_id: id.to_owned(),
         };
-    }
-    // The pool of the parent may be gone, and the parent with it.
-    let Ok(parent_store) = store.with_pool(parent.pool, &parent.namespace) else { return Ok(()) };
-    let child =
-        ChildSpec { pool: store.pool(), namespace: store.namespace().to_owned(), image_id: id.to_owned() };
-    let operation = cls::children::child_detach(Operation::new(), parent.snap, &child);
-    match change(&parent_store, &names::header_object(&parent.image_id), operation).await {
-        Err(error) if error.is(Errno::ENOENT) => {}
-        result => result.map_err(failed(doing))?,
-    }
-    if let Err(error) = remove_unneeded_snapshot(&parent_store, parent).await {
-        warn!(parent = parent.image_id, %error, "could not clean up after the last clone of a snapshot");
-    }
-    Ok(())
+        let operation = cls::children::child_detach(Operation::new(), parent.snap, &child);
+        match change(&parent_store, &names::header_object(&parent.image_id), operation).await {
+            Err(error) if error.is(Errno::ENOENT) => {}
+            result => result.map_err(failed(doing))?,
+        }
+        if let Err(error) = remove_unneeded_snapshot(&parent_store, parent).await {
+            warn!(parent = parent.image_id, %error, "could not clean up after the last clone of a snapshot");
+        }
+        Ok(())
+    })
 }
 
 /// Removes a snapshot in the trash that has no clones any more, and an image in the trash that has no snapshots any
