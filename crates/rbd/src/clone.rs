@@ -24,7 +24,7 @@ use crate::directory::{self, change};
 use crate::header::{self, Header, Snapshot};
 use crate::names::{self, CHILDREN};
 use crate::object_map;
-use crate::operations::failed;
+use crate::operations::{check_op_features, failed};
 use crate::{
     Config, CreateOptions, Features, ImageRef, ObjectStore, OpFeatures, OpenError, OperationError,
     SnapshotRef,
@@ -126,6 +126,7 @@ pub async fn clone_image<S: ObjectStore>(
         return Err(CloneError::OtherNamespace.into());
     }
     let (parent_id, header) = children::find(parent_store, parent).await?;
+    check_op_features(parent.as_str(), &header)?;
     let snapshot = find_snapshot(parent.as_str(), &header, snapshot)?;
     check(parent.as_str(), &header, snapshot, format)?;
 

@@ -27,7 +27,7 @@ use crate::header::{self, Header};
 use crate::image::core::Core;
 use crate::names::{self, DIRECTORY, MIRRORING};
 use crate::object_map::{self, ObjectState};
-use crate::operations::failed;
+use crate::operations::{check_op_features, failed};
 use crate::trash::{self, TrashSource, TrashState};
 use crate::{
     Config, Features, Image, ImageError, ImageRef, ObjectStore, OpenError, OpenOptions, OperationError,
@@ -253,6 +253,7 @@ async fn refuse<S: ObjectStore>(
     header: &Header,
 ) -> Result<(), OperationError> {
     let image = || name.to_owned();
+    check_op_features(name, header)?;
     if header.features.contains(Features::MIGRATING) {
         return Err(RemoveError::Migrating { image: image() }.into());
     }
@@ -388,6 +389,7 @@ async fn remove_objects<S: ObjectStore>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ceph_codec::Encode;
     use futures::FutureExt;
 
     use crate::{CreateOptions, MemStore, create_image, list_images, list_trash};
@@ -494,6 +496,19 @@ mod tests {
         }
         store.remove_snapshot(&id, snap);
         remove_image(&store, &CONFIG(), "disk", &()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_image_with_unknown_operation_features_stays() {
+        let store = MemStore::new();
+        let id = image(&store).await;
+        store.set_header_key(&id, "op_features", (1u64 << 40).encode_to_vec());
+        let error = remove_image(&store, &CONFIG(), "disk", &()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "image disk has operation features that are not supported: 0x10000000000"
+        );
+        assert_eq!(error.errno(), Errno::EROFS);
     }
 
     #[tokio::test]

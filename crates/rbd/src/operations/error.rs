@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::MaintenanceError;
 use crate::{
     CloneError, ConfigError, CreateError, FormatError, ImageError, ManualLockError, NamespaceError,
-    OpenError, RemoveError, TrashError,
+    OpFeatures, OpenError, RemoveError, TrashError,
 };
 
 /// Why an operation on an image failed.
@@ -36,6 +36,15 @@ pub enum OperationError {
         from: SnapId,
         /// The snapshot to end at.
         to: SnapId,
+    },
+    /// The image has operation features that are not known here, so maintenance might harm it. Reading and writing do
+    /// not.
+    #[error("image {image} has operation features that are not supported: {op_features}")]
+    OpFeatures {
+        /// The image.
+        image: String,
+        /// Those that are not known.
+        op_features: OpFeatures,
     },
     /// An image cannot be made.
     #[error(transparent)]
@@ -94,6 +103,7 @@ impl OperationError {
             Self::Image(error) => error.errno(),
             Self::Open(error) => error.errno(),
             Self::NoSnapshot { .. } => Errno::ENOENT,
+            Self::OpFeatures { .. } => Errno::EROFS,
             Self::Create(error) => error.errno(),
             Self::Clone(error) => error.errno(),
             Self::Remove(error) => error.errno(),

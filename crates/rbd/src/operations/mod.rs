@@ -28,11 +28,24 @@ mod snapshot_create;
 #[cfg(test)]
 mod tests;
 
+use crate::OpFeatures;
+use crate::header::Header;
 pub(crate) use ask::Asked;
 pub use error::OperationError;
 pub(crate) use maintain::{Turn, maintain};
 pub use maintenance_error::MaintenanceError;
 pub(crate) use serve::{Served, serve};
+
+/// Refuses maintenance of an image with operation features that are not known here.
+///
+/// Ceph: `operations_disabled` in `src/librbd/image/RefreshRequest.cc`.
+pub(crate) fn check_op_features(image: &str, header: &Header) -> Result<(), OperationError> {
+    let op_features = header.op_features.without(OpFeatures::KNOWN);
+    if op_features.is_empty() {
+        return Ok(());
+    }
+    Err(OperationError::OpFeatures { image: image.to_owned(), op_features })
+}
 
 /// Makes the error of a step that the cluster did not carry out.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(rados::OpError) -> OperationError + Copy {
