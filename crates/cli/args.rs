@@ -187,6 +187,20 @@ mod tests {
         }
     }
 
+    /// What clap does not notice by itself: an option of a command would take the place of one of the cluster's.
+    #[test]
+    fn no_command_has_an_option_that_the_cluster_has() {
+        fn check(command: &clap::Command, taken: &HashSet<String>) {
+            for argument in command.get_arguments() {
+                assert!(!taken.contains(argument.get_id().as_str()), "{} of {}", argument.get_id(), command.get_name());
+            }
+            command.get_subcommands().for_each(|command| check(command, taken));
+        }
+        let program = Args::command();
+        let taken = program.get_arguments().map(|argument| argument.get_id().to_string()).collect();
+        program.get_subcommands().for_each(|command| check(command, &taken));
+    }
+
     #[test]
     fn options_may_stand_before_the_words_of_the_command() {
         for (typed, moved) in [

@@ -58,7 +58,7 @@ impl KeyArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ValueArgs {
     /// The image, the key, and its value
-    #[arg(value_names = ["IMAGE-SPEC", "KEY", "VALUE"], num_args = 0..=3, allow_hyphen_values = true)]
+    #[arg(value_names = ["IMAGE-SPEC", "KEY", "VALUE"], num_args = 0..=3)]
     arguments: Vec<String>,
     #[command(flatten)]
     image: ImageOptions,

@@ -51,7 +51,7 @@ pub(crate) struct RestoreArgs {
     image: TrashedArgs,
     /// Call it so [default: as before]
     #[arg(long = "image", value_name = "IMAGE")]
-    name: Option<String>,
+    new_name: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -134,7 +134,7 @@ async fn restore(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Error>
     let target = args.image.resolve(overrides)?;
     let cluster = Cluster::connect(&target.overrides).await?;
     let pool = cluster.pool(&target.spec).await?;
-    let name = args.name.as_deref().filter(|name| !name.is_empty());
+    let name = args.new_name.as_deref().filter(|name| !name.is_empty());
     rbd::restore_from_trash(&pool, &target.spec.image, name)
         .await
         .map_err(|source| cluster.failed("restore", &target.spec, source))
