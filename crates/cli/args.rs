@@ -11,7 +11,7 @@ use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
-    children, clone, config, create, diff, du, export, image_meta, info, lock, ls, namespace, pool, resize,
+    children, clone, config, create, diff, du, export, flatten, image_meta, info, lock, ls, namespace, pool, resize,
     rm, serve, snap, status, trash, watch,
 };
 
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Rm(rm::RmArgs),
     /// Make an image that begins as a snapshot, without copying it.
     Clone(clone::CloneArgs),
+    /// Give a clone all data of its parent, so that it needs it no more.
+    Flatten(flatten::FlattenArgs),
     /// List the clones of an image or snapshot.
     Children(children::ChildrenArgs),
     /// Show who has an image open.
@@ -106,6 +108,7 @@ impl Command {
             Self::Resize(args) => block_on(resize::run(args, overrides)),
             Self::Rm(args) => block_on(rm::run(args, overrides)),
             Self::Clone(args) => block_on(clone::run(args, overrides)),
+            Self::Flatten(args) => block_on(flatten::run(args, overrides)),
             Self::Children(args) => block_on(children::run(args, overrides)),
             Self::Status(args) => block_on(status::run(args, overrides)),
             Self::Lock(command) => block_on(lock::run(command, overrides)),

@@ -21,6 +21,7 @@ mod dry_run;
 mod du;
 mod export;
 mod file;
+mod flatten;
 mod harden;
 mod image_meta;
 mod image_options;
