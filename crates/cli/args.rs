@@ -11,8 +11,8 @@ use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
-    children, clone, config, create, diff, du, export, flatten, image_meta, info, lock, ls, namespace, pool, resize,
-    rm, serve, snap, status, trash, watch,
+    children, clone, config, create, diff, du, export, flatten, image_meta, info, lock, ls, namespace, pool,
+    resize, rm, serve, snap, status, trash, watch,
 };
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
@@ -195,7 +195,12 @@ mod tests {
     fn no_command_has_an_option_that_the_cluster_has() {
         fn check(command: &clap::Command, taken: &HashSet<String>) {
             for argument in command.get_arguments() {
-                assert!(!taken.contains(argument.get_id().as_str()), "{} of {}", argument.get_id(), command.get_name());
+                assert!(
+                    !taken.contains(argument.get_id().as_str()),
+                    "{} of {}",
+                    argument.get_id(),
+                    command.get_name()
+                );
             }
             command.get_subcommands().for_each(|command| check(command, taken));
         }
