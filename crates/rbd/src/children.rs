@@ -15,9 +15,8 @@ use crate::cls::{self, ParentSpec};
 use crate::directory::{self, change};
 use crate::header::Header;
 use crate::names::{self, CHILDREN};
-use crate::operations::{self, failed};
+use crate::operations::failed;
 use crate::trash::{self, TrashSource, TrashState};
-use crate::watcher::Maintenance;
 use crate::{
     Features, Image, ImageRef, ObjectStore, OpFeatures, OpenError, OpenOptions, OperationError, Snapshot,
     SnapshotNamespace, SnapshotRef, list_images,
@@ -298,7 +297,5 @@ pub(crate) async fn remove_trashed_snapshot<S: ObjectStore>(
     if !matches!(snapshot.namespace, SnapshotNamespace::Trash { .. }) || snapshot.child_count > 0 {
         return Ok(());
     }
-    let (namespace, name) = (snapshot.namespace.clone(), snapshot.name.clone());
-    // Boxed, because flattening ends up here, too.
-    Box::pin(operations::maintain(&image.0, &Maintenance::RemoveSnapshot { namespace, name }, &())).await
+    image.remove_snapshot_in(snapshot.namespace.clone(), &snapshot.name).await
 }

@@ -12,7 +12,6 @@ pub(crate) mod header;
 pub(crate) mod namespaces;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod parent;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod snapshots;
 pub(crate) mod trash;
 

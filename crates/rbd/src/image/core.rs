@@ -34,6 +34,7 @@ const MAX_MANAGEMENT_OPS: usize = 1000;
 /// What all handles of an open image share.
 pub(crate) struct Core<S: ObjectStore> {
     pub(crate) name: Option<String>,
+    new_name: RwLock<Option<String>>,
     pub(crate) id: String,
     pub(crate) header_object: String,
     /// The pool of the header.
@@ -105,6 +106,7 @@ impl<S: ObjectStore> Core<S> {
         let data = data?;
         Ok(Arc::new_cyclic(|me| Self {
             name,
+            new_name: RwLock::default(),
             header_object,
             id,
             store,
@@ -145,7 +147,17 @@ impl<S: ObjectStore> Core<S> {
         self.view.read()
     }
 
-    /// For messages.
+    /// The name, unless another client has changed it.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.new_name.read().clone().or_else(|| self.name.clone())
+    }
+
+    /// Notes that the image was renamed.
+    pub(crate) fn set_name(&self, name: &str) {
+        *self.new_name.write() = Some(name.to_owned());
+    }
+
+    /// For messages: the name under which the image was opened.
     pub(crate) fn display_name(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
@@ -153,6 +165,11 @@ impl<S: ObjectStore> Core<S> {
     /// The object map, if this client keeps it, that is, if it holds the lock.
     pub(crate) fn map(&self) -> Option<ObjectMap<S>> {
         self.map.read().clone()
+    }
+
+    /// The object map of a snapshot, as stored; none if it is not to be trusted.
+    pub(crate) async fn map_of(&self, snap: SnapId) -> Option<States> {
+        load_map(self, &self.header(), snap).await
     }
 
     /// Size in bytes of what is open, as last seen; none if it was a snapshot that is gone.

@@ -115,7 +115,7 @@ pub struct MirroringInfo {
 pub(super) fn of_open<S: ObjectStore>(core: &Core<S>) -> ImageInfo {
     let header = core.header();
     let data_pool = header.data_pool.map(|_| core.data.pool_name());
-    describe(core.name.clone(), &core.id, &header, core.layout, core.snap, data_pool)
+    describe(core.name(), &core.id, &header, core.layout, core.snap, data_pool)
 }
 
 fn describe(

@@ -1,13 +1,16 @@
 //! Maintenance of an open image, as its users see it.
 
+use futures::future::BoxFuture;
 use rados::Errno;
 use tokio::sync::watch;
 
 use super::{Image, RunToEnd};
 use crate::cls::header::metadata_get;
-use crate::operations::{self, MaintenanceError, OperationError, Progress};
+use crate::operations::{
+    self, MaintenanceError, OperationError, Progress, rollback, snapshot_limit, snapshot_remove,
+};
 use crate::watcher::{Maintenance, SnapshotFlags};
-use crate::{ObjectStore, SnapshotNamespace, directory};
+use crate::{ObjectStore, Snapshot, SnapshotNamespace, directory};
 
 /// # Maintenance
 ///
@@ -54,6 +57,131 @@ impl<S: ObjectStore> Image<S> {
         self.maintain(Maintenance::Flatten, progress).await
     }
 
+    /// Removes a user's snapshot; one that has clones stays in the trash until they are gone.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSnapshot`], [`MaintenanceError::SnapshotProtected`].
+    pub async fn remove_snapshot(&self, name: &str) -> Result<(), OperationError> {
+        self.remove_snapshot_in(SnapshotNamespace::User, name).await
+    }
+
+    /// Removes a snapshot of any kind.
+    ///
+    /// # Errors
+    /// As of [`remove_snapshot`](Self::remove_snapshot); [`MaintenanceError::SnapshotInUse`] if it is in the trash and
+    /// has clones still.
+    pub async fn remove_snapshot_in(
+        &self,
+        namespace: SnapshotNamespace,
+        name: &str,
+    ) -> Result<(), OperationError> {
+        self.0.ensure_fresh().await?;
+        snapshot_remove::check(&self.0, &namespace, name)?;
+        self.maintain(Maintenance::RemoveSnapshot { namespace, name: name.to_owned() }, &()).await
+    }
+
+    /// Whether [`remove_snapshot`](Self::remove_snapshot) would be possible.
+    ///
+    /// # Errors
+    /// Its own.
+    pub async fn check_remove_snapshot(&self, name: &str) -> Result<Snapshot, OperationError> {
+        self.0.ensure_fresh().await?;
+        snapshot_remove::check(&self.0, &SnapshotNamespace::User, name)
+    }
+
+    /// Removes all of the users' snapshots that are not protected, and tells which are.
+    ///
+    /// # Errors
+    /// As of [`remove_snapshot`](Self::remove_snapshot).
+    pub async fn purge_snapshots(&self, progress: &dyn Progress) -> Result<Vec<String>, OperationError> {
+        let (removable, protected) = self.check_purge_snapshots().await?;
+        for (done, name) in removable.iter().enumerate() {
+            self.remove_snapshot(name).await?;
+            progress.update(done as u64 + 1, removable.len() as u64);
+        }
+        Ok(protected)
+    }
+
+    /// The users' snapshots that [`purge_snapshots`](Self::purge_snapshots) would remove, and those that are protected.
+    ///
+    /// # Errors
+    /// [`OperationError::Image`] if the cluster does not tell.
+    pub async fn check_purge_snapshots(&self) -> Result<(Vec<String>, Vec<String>), OperationError> {
+        self.0.ensure_fresh().await?;
+        let snapshots = self.snapshots();
+        let of_users = snapshots.into_iter().filter(|snapshot| snapshot.namespace == SnapshotNamespace::User);
+        let (protected, removable): (Vec<_>, Vec<_>) = of_users.partition(|snapshot| snapshot.protected);
+        let names = |snapshots: Vec<Snapshot>| snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+        Ok((names(removable), names(protected)))
+    }
+
+    /// Gives a user's snapshot another name.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSnapshot`], [`MaintenanceError::SnapshotExists`].
+    pub async fn rename_snapshot(&self, old: &str, new: &str) -> Result<(), OperationError> {
+        self.0.ensure_fresh().await?;
+        let snap = rollback::find(&self.0, old)?.id;
+        self.maintain(Maintenance::RenameSnapshot { snap, name: new.to_owned() }, &()).await
+    }
+
+    /// Protects a user's snapshot from removal, so that it can be cloned.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSnapshot`], [`MaintenanceError::SnapshotProtected`], [`MaintenanceError::NoLayering`].
+    pub async fn protect_snapshot(&self, name: &str) -> Result<(), OperationError> {
+        let (namespace, name) = (SnapshotNamespace::User, name.to_owned());
+        self.maintain(Maintenance::ProtectSnapshot { namespace, name }, &()).await
+    }
+
+    /// Ends the protection of a user's snapshot.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSnapshot`], [`MaintenanceError::SnapshotNotProtected`], [`MaintenanceError::SnapshotInUse`].
+    pub async fn unprotect_snapshot(&self, name: &str) -> Result<(), OperationError> {
+        let (namespace, name) = (SnapshotNamespace::User, name.to_owned());
+        self.maintain(Maintenance::UnprotectSnapshot { namespace, name }, &()).await
+    }
+
+    /// Gives the image the contents and the size that it had at a user's snapshot. Nothing can be written meanwhile. If
+    /// it fails halfway it has to be done again.
+    ///
+    /// # Errors
+    /// [`OperationError::NoSnapshot`]; [`MaintenanceError::LockHeld`] while another client has the exclusive lock.
+    pub async fn roll_back(&self, name: &str, progress: &dyn Progress) -> Result<(), OperationError> {
+        let (core, name) = (self.0.clone(), name.to_owned());
+        run_to_end(progress, |progress| async move { rollback::run(&core, &name, &progress).await }).await
+    }
+
+    /// Whether [`roll_back`](Self::roll_back) would be possible.
+    ///
+    /// # Errors
+    /// Its own.
+    pub async fn check_roll_back(&self, name: &str) -> Result<Snapshot, OperationError> {
+        self.0.ensure_fresh().await?;
+        rollback::check(&self.0, name).await
+    }
+
+    /// Limits the number of snapshots, or lets there be any number.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::LimitTooLow`] if there are more.
+    pub async fn set_snapshot_limit(&self, limit: Option<u64>) -> Result<(), OperationError> {
+        let core = self.0.clone();
+        run_to_end(&(), |_| async move { snapshot_limit::run(&operations::Turn::new(&core), limit).await })
+            .await
+    }
+
+    /// Gives the image another name.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::NameTaken`], [`MaintenanceError::NoName`] if it was removed or is in the trash.
+    pub async fn rename(&self, name: &str) -> Result<(), OperationError> {
+        self.maintain(Maintenance::Rename { name: name.to_owned() }, &()).await?;
+        self.0.set_name(name);
+        Ok(())
+    }
+
     /// Sets a metadata pair.
     ///
     /// # Errors
@@ -78,10 +206,15 @@ impl<S: ObjectStore> Image<S> {
         self.maintain(Maintenance::UpdateMetadata { key: key.to_owned(), value: None }, &()).await
     }
 
-    async fn maintain(&self, request: Maintenance, progress: &dyn Progress) -> Result<(), OperationError> {
+    // Of a named type: the removal of a snapshot may lead to that of another, of the parent.
+    fn maintain<'a>(
+        &'a self,
+        request: Maintenance,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Result<(), OperationError>> {
         let core = self.0.clone();
-        run_to_end(progress, |progress| async move { operations::maintain(&core, &request, &progress).await })
-            .await
+        let work = |progress| async move { operations::maintain(&core, &request, &progress).await };
+        Box::pin(run_to_end(progress, work))
     }
 }
 

@@ -76,7 +76,7 @@ impl<S: ObjectStore> Core<S> {
     }
 
     /// Whether an object map that cannot be outdated says so.
-    pub(super) fn is_known_to_be_missing(&self, object: u64) -> bool {
+    pub(crate) fn is_known_to_be_missing(&self, object: u64) -> bool {
         if self.snap != SnapId::HEAD {
             let view = self.view();
             return view.snapshot_map.as_ref().and_then(|map| map.get(object))

@@ -173,6 +173,24 @@ impl<S: ObjectStore> Core<S> {
         .await
     }
 
+    /// Gives an object the contents that it had at a snapshot; `existed` unless it is certain that it had none.
+    pub(crate) async fn roll_back_object(
+        &self,
+        object: u64,
+        snap: ceph_codec::SnapId,
+        existed: bool,
+    ) -> Result<(), ImageError> {
+        let name = names::data_object(&self.object_prefix, object);
+        self.mark(object, if existed { ObjectState::Exists } else { ObjectState::Pending }).await?;
+        // What it had of the parent at the snapshot it has again as soon as it is gone.
+        let rolled_back = self.data.write(&name, Operation::new().rollback(snap), &self.header().snapc).await;
+        unless_missing(rolled_back.map(drop).map_err(|error| self.failed(name, error)))?;
+        if !existed && let Some(map) = self.map() {
+            mark_in(&map, object, ObjectState::Nonexistent).await?;
+        }
+        Ok(())
+    }
+
     /// Removes objects that the image does not need any more.
     pub(crate) async fn remove_objects(&self, objects: Range<u64>, at_once: usize) -> Result<(), ImageError> {
         each(objects, at_once, |object| self.cut_object(object)).await

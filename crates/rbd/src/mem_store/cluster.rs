@@ -103,6 +103,13 @@ impl Cluster {
         SnapId(self.snaps)
     }
 
+    pub(super) fn remove_snap(&mut self, pool: PoolId, snap: SnapId) {
+        for object in self.objects.iter_mut().filter(|(key, _)| key.pool == pool).map(|(_, object)| object) {
+            object.forget(snap);
+        }
+        self.objects.retain(|_, object| !object.is_gone());
+    }
+
     pub(super) fn objects(&self, pool: PoolId, namespace: &str) -> Vec<String> {
         self.objects
             .iter()

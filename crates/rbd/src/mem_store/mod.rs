@@ -398,8 +398,10 @@ impl ObjectStore for MemStore {
         Ok(self.cluster.lock().next_snap())
     }
 
-    async fn remove_snapshot_id(&self, _snap: SnapId) -> Result<(), OpError> {
-        self.client.admit("", &Operation::new())
+    async fn remove_snapshot_id(&self, snap: SnapId) -> Result<(), OpError> {
+        self.client.admit("", &Operation::new())?;
+        self.cluster.lock().remove_snap(self.pool, snap);
+        Ok(())
     }
 
     async fn enable_application(&self, _force: bool) -> Result<(), OpError> {

@@ -57,6 +57,14 @@ impl Object {
         self.snap_seq = snapc.seq;
     }
 
+    /// Gives up what only this snapshot needs.
+    pub(super) fn forget(&mut self, snap: SnapId) {
+        for clone in &mut self.clones {
+            clone.snaps.retain(|other| *other != snap);
+        }
+        self.clones.retain(|clone| !clone.snaps.is_empty());
+    }
+
     /// Ceph: `obj_list_snap_response_t` in `src/osd/osd_types.h`.
     pub(super) fn snap_set_encoded(&self) -> Bytes {
         let mut versions: Vec<(SnapId, Vec<SnapId>, &[u8])> = Vec::new();
@@ -127,6 +135,10 @@ impl Object {
                 self.omap.clear();
                 self.xattrs.clear();
             }
+            OpKind::Rollback { snap } => match self.data_at(*snap).map(<[u8]>::to_vec) {
+                Some(data) => (self.exists, self.data) = (true, data),
+                None => (self.exists, self.data) = (false, Vec::new()),
+            },
             OpKind::SetXattr { name, value } => {
                 self.exists = true;
                 self.xattrs.insert(name.clone(), value.to_vec());

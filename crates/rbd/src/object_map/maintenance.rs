@@ -1,7 +1,7 @@
-//! Changes of a whole object map, around snapshots and resizes. No update may be under way or begin meanwhile: changes
-//! of contents are held back.
+//! Changes of a whole object map, around snapshots and resizes. But for the removal of a snapshot no update may be under
+//! way or begin meanwhile: changes of contents are held back.
 //!
-//! Ceph: `SnapshotCreateRequest.cc`, `SnapshotRemoveRequest.cc`, `SnapshotRollbackRequest.cc`, `ResizeRequest.cc` in
+//! Ceph: `SnapshotCreateRequest.cc`, `SnapshotRemoveRequest.cc`, `ResizeRequest.cc` in
 //! `src/librbd/object_map/`.
 
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ impl<S: ObjectStore> ObjectMap<S> {
     pub(crate) async fn add_snapshot(&self, snap: SnapId) -> Result<(), ObjectMapError> {
         let inner = &self.inner;
         inner.idle().await;
-        if let Err(error) = inner.copy(SnapId::HEAD, snap).await {
+        if let Err(error) = inner.copy_to(snap).await {
             return inner.spoilt(snap, error).await;
         }
         if !inner.of.fast_diff {
@@ -53,7 +53,6 @@ impl<S: ObjectStore> ObjectMap<S> {
         next: SnapId,
     ) -> Result<(), ObjectMapError> {
         let inner = &self.inner;
-        inner.idle().await;
         if inner.of.fast_diff {
             let operation = Operation::new().call("rbd", "object_map_load", Bytes::new());
             match inner.store.read(&object_name(&inner.of.image_id, snap), operation, SnapId::HEAD).await {
@@ -70,25 +69,6 @@ impl<S: ObjectStore> ObjectMap<S> {
             Err(error) if error.is(Errno::ENOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Makes the map that of a snapshot, to which the image has been rolled back. If that fails it is marked as invalid.
-    ///
-    /// # Errors
-    /// [`ObjectMapError`] if that fails, too.
-    pub(crate) async fn roll_back(&self, snap: SnapId) -> Result<(), ObjectMapError> {
-        let inner = &self.inner;
-        inner.idle().await;
-        let states = match inner.copy(snap, SnapId::HEAD).await {
-            Ok(states) => states,
-            Err(error) => {
-                let objects = inner.states.read().len();
-                *inner.states.write() = States::new(objects, ObjectState::Exists);
-                return inner.safe(Err(error)).await;
-            }
-        };
-        *inner.states.write() = states;
-        Ok(())
     }
 
     /// Makes room for so many objects, or gives up the room of those past them, which must be known to be gone. If that
@@ -119,15 +99,14 @@ impl<S: ObjectStore> Inner<S> {
         }
     }
 
-    /// Overwrites one map with another, and returns it.
-    async fn copy(&self, from: SnapId, to: SnapId) -> Result<States, OpError> {
-        let source = object_name(&self.of.image_id, from);
-        let stored = self.store.read(&source, Operation::new().read(0, 0), SnapId::HEAD).await?.data(0);
-        let states = States::decode_from(&stored)?;
-        let operation = if to == SnapId::HEAD { self.guarded() } else { Operation::new() };
-        let target = object_name(&self.of.image_id, to);
-        self.store.write(&target, operation.write_full(stored), &SnapContext::default()).await?;
-        Ok(states)
+    /// Gives a snapshot a copy of the map.
+    async fn copy_to(&self, snap: SnapId) -> Result<(), OpError> {
+        let stored = self.store.read(&self.object, Operation::new().read(0, 0), SnapId::HEAD).await?.data(0);
+        let target = object_name(&self.of.image_id, snap);
+        self.store
+            .write(&target, Operation::new().write_full(stored), &SnapContext::default())
+            .await
+            .map(drop)
     }
 
     /// Adds to a map what the map of the snapshot before it, as loaded, tells of changes.

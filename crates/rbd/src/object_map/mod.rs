@@ -8,7 +8,6 @@
 //! Ceph: `src/librbd/ObjectMap.cc`, `src/librbd/object_map/`, `object_map_*` in `src/cls/rbd/cls_rbd.cc`.
 
 mod copy_up;
-#[allow(dead_code, reason = "operations to come")]
 mod maintenance;
 mod states;
 #[cfg(test)]

@@ -120,7 +120,6 @@ impl States {
 
     /// The snapshot before was removed, which had the states `before`: what had been written for it has been written
     /// since the one before it. Ceph: `object_map_snap_remove` in `src/cls/rbd/cls_rbd.cc`.
-    #[allow(dead_code, reason = "operations to come")]
     pub(crate) fn merge(&mut self, before: &Self) {
         for object in 0..self.len() {
             let written = before.get(object).is_none_or(|state| state == ObjectState::Exists);

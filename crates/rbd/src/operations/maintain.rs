@@ -10,7 +10,10 @@ use rados::{Errno, OpError, Operation};
 use tracing::{debug, warn};
 
 use super::ask::{Answer, ask};
-use super::{MaintenanceError, OperationError, Progress, flatten, metadata, resize, snapshot_create};
+use super::{
+    MaintenanceError, OperationError, Progress, flatten, metadata, rename, resize, snapshot_create,
+    snapshot_protect, snapshot_remove, snapshot_rename,
+};
 use crate::image::core::{Core, Right};
 use crate::lock::Holder;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
@@ -48,6 +51,13 @@ impl<'a, S: ObjectStore> Turn<'a, S> {
     /// For an operation that this client wants.
     pub(crate) fn new(core: &'a Core<S>) -> Self {
         Self { core, terms: Terms::Lock }
+    }
+
+    /// For an operation that must not be interrupted: it fails with [`MaintenanceError::LockMoved`] then.
+    pub(crate) async fn of_this_tenure(core: &'a Core<S>) -> Result<Self, OperationError> {
+        let right = core.begin_maintenance().await?;
+        let terms = if right.has_lock() { Terms::Tenure(core.tenure()) } else { Terms::Lock };
+        Ok(Self { core, terms })
     }
 
     /// For an operation that another client wants, accepted in this tenure of the lock.
@@ -177,12 +187,12 @@ fn needs_lock(request: &Maintenance, features: Features) -> bool {
 
 /// Whether this client can do it for another.
 pub(super) fn is_supported(request: &Maintenance) -> bool {
-    matches!(
+    !matches!(
         request,
-        Maintenance::Flatten
-            | Maintenance::Resize { .. }
-            | Maintenance::CreateSnapshot { .. }
-            | Maintenance::UpdateMetadata { .. }
+        Maintenance::Migrate
+            | Maintenance::Sparsify { .. }
+            | Maintenance::RebuildObjectMap
+            | Maintenance::UpdateFeatures { .. }
     )
 }
 
@@ -200,6 +210,17 @@ pub(super) async fn execute<S: ObjectStore>(
         Maintenance::CreateSnapshot { namespace, name, flags } => {
             snapshot_create::run(turn, namespace, name, *flags, progress).await?;
         }
+        Maintenance::RemoveSnapshot { namespace, name } => {
+            snapshot_remove::run(turn, namespace, name).await?;
+        }
+        Maintenance::RenameSnapshot { snap, name } => snapshot_rename::run(turn, *snap, name).await?,
+        Maintenance::ProtectSnapshot { namespace, name } => {
+            snapshot_protect::protect(turn, namespace, name).await?;
+        }
+        Maintenance::UnprotectSnapshot { namespace, name } => {
+            snapshot_protect::unprotect(turn, namespace, name).await?;
+        }
+        Maintenance::Rename { name } => return rename::run(turn, name).await,
         Maintenance::UpdateMetadata { key, value } => metadata::run(turn, key, value.as_deref()).await?,
         other => return Err(MaintenanceError::Unsupported { operation: other.op() }.into()),
     }

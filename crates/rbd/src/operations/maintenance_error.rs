@@ -32,6 +32,16 @@ pub enum MaintenanceError {
         /// What it answered.
         errno: Errno,
     },
+    /// Another client uses the image.
+    #[error(
+        "{owner} holds the exclusive lock of image {image}, and would go on with what it remembers of it"
+    )]
+    LockHeld {
+        /// The image.
+        image: String,
+        /// Who holds it.
+        owner: LockOwner,
+    },
     /// There is a snapshot of that name.
     #[error("image {image} already has a snapshot {snapshot}")]
     SnapshotExists {
@@ -47,6 +57,60 @@ pub enum MaintenanceError {
         image: String,
         /// The limit, if it is known.
         limit: Option<u64>,
+    },
+    /// The snapshot is protected.
+    #[error("snapshot {snapshot} of image {image} is protected")]
+    SnapshotProtected {
+        /// The image.
+        image: String,
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+    /// The snapshot is not protected.
+    #[error("snapshot {snapshot} of image {image} is not protected")]
+    SnapshotNotProtected {
+        /// The image.
+        image: String,
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+    /// The snapshot has clones.
+    #[error("snapshot {snapshot} of image {image} has clones{}", list(.clones))]
+    SnapshotInUse {
+        /// The image.
+        image: String,
+        /// Name of the snapshot.
+        snapshot: String,
+        /// The clones, with their pools, if they could be found.
+        clones: Vec<String>,
+    },
+    /// The image has more snapshots than it is to be allowed.
+    #[error("image {image} has {count} snapshots, more than the limit of {limit}")]
+    LimitTooLow {
+        /// The image.
+        image: String,
+        /// How many it has.
+        count: usize,
+        /// How many it should have.
+        limit: u64,
+    },
+    /// The image cannot have clones.
+    #[error("image {image} does not have the feature layering")]
+    NoLayering {
+        /// The image.
+        image: String,
+    },
+    /// The image has no name that could be changed: it was removed, or is in the trash.
+    #[error("the image with id {id} has no name")]
+    NoName {
+        /// Its id.
+        id: String,
+    },
+    /// Another image has the name.
+    #[error("there is an image {name} already")]
+    NameTaken {
+        /// The name.
+        name: String,
     },
     /// Some client did not stop writing for a snapshot.
     #[error("client.{client} does not quiesce: {errno}")]
@@ -84,6 +148,13 @@ fn limit_text(limit: Option<u64>) -> String {
     limit.map_or_else(String::new, |limit| format!(" ({limit})"))
 }
 
+fn list(clones: &[String]) -> String {
+    if clones.is_empty() { String::new() } else { format!(": {}", clones.join(", ")) }
+}
+
+/// Linux's `ENOSYS`.
+const ENOSYS: Errno = Errno(38);
+
 /// Linux's `ERESTART`, with which librbd says that the lock has moved.
 const ERESTART: Errno = Errno(85);
 
@@ -100,6 +171,14 @@ impl MaintenanceError {
             (Maintenance::CreateSnapshot { .. }, Errno::EDQUOT) => {
                 Self::TooManySnapshots { image, limit: None }
             }
+            (
+                Maintenance::RemoveSnapshot { name, .. } | Maintenance::ProtectSnapshot { name, .. },
+                Errno::EBUSY,
+            ) => Self::SnapshotProtected { image, snapshot: name.clone() },
+            (Maintenance::UnprotectSnapshot { name, .. }, Errno::EBUSY) => {
+                Self::SnapshotInUse { image, snapshot: name.clone(), clones: Vec::new() }
+            }
+            (Maintenance::Rename { name }, Errno::EEXIST) => Self::NameTaken { name: name.clone() },
             _ => Self::Owner { owner, operation: request.op(), errno },
         }
     }
@@ -112,8 +191,13 @@ impl MaintenanceError {
             Self::Unsupported { .. } => Errno::EOPNOTSUPP,
             Self::LockMoved => ERESTART,
             Self::Owner { errno, .. } | Self::Quiesce { errno, .. } => *errno,
-            Self::SnapshotExists { .. } => Errno::EEXIST,
-            Self::NoMetadata { .. } => Errno::ENOENT,
+            Self::SnapshotExists { .. } | Self::NameTaken { .. } => Errno::EEXIST,
+            Self::SnapshotProtected { .. } | Self::SnapshotInUse { .. } => Errno::EBUSY,
+            Self::SnapshotNotProtected { .. } => Errno::EINVAL,
+            Self::LockHeld { .. } => Errno::EROFS,
+            Self::LimitTooLow { .. } => Errno::ERANGE,
+            Self::NoLayering { .. } => ENOSYS,
+            Self::NoMetadata { .. } | Self::NoName { .. } => Errno::ENOENT,
             Self::TooManySnapshots { .. } => Errno::EDQUOT,
             Self::NoParent { .. } | Self::ShrinkNotAllowed { .. } => Errno::EINVAL,
         }
@@ -125,6 +209,13 @@ impl MaintenanceError {
         Some(match self {
             Self::TooManySnapshots { image, .. } => {
                 format!("raise the limit: rbd snap limit set {image} --limit NUMBER, or remove snapshots")
+            }
+            Self::LockHeld { .. } => "stop whatever uses the image: shut the VM down".to_owned(),
+            Self::SnapshotProtected { image, snapshot } => {
+                format!("unprotect it: rbd snap unprotect {image}@{snapshot}")
+            }
+            Self::SnapshotInUse { .. } => {
+                "flatten or remove the clones: rbd flatten CLONE, rbd rm CLONE".to_owned()
             }
             Self::ShrinkNotAllowed { .. } => {
                 "what is past the new end is lost; if that is meant, give --allow-shrink".to_owned()

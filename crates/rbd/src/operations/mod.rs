@@ -22,9 +22,15 @@ mod maintain;
 mod maintenance_error;
 mod metadata;
 mod quiesce;
+mod rename;
 mod resize;
+pub(crate) mod rollback;
 mod serve;
 mod snapshot_create;
+pub(crate) mod snapshot_limit;
+mod snapshot_protect;
+pub(crate) mod snapshot_remove;
+mod snapshot_rename;
 #[cfg(test)]
 mod tests;
 

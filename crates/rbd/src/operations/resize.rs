@@ -20,9 +20,6 @@ use crate::{Features, ObjectMapError, ObjectStore};
 /// Objects that are removed before the exclusive lock may move.
 const OBJECTS_PER_STEP: u64 = 1024;
 
-/// Objects that are removed at the same time. Ceph: `rbd_concurrent_management_ops`.
-const OBJECTS_AT_ONCE: usize = 10;
-
 pub(super) async fn run<S: ObjectStore>(
     turn: &Turn<'_, S>,
     size: u64,
@@ -110,7 +107,7 @@ async fn trim<S: ObjectStore>(
         let _change = core.begin_change(&right).await?;
         let objects = start..end.min(start + OBJECTS_PER_STEP);
         start = objects.end;
-        core.remove_objects(objects, OBJECTS_AT_ONCE).await?;
+        core.remove_objects(objects, core.management_ops()).await?;
         progress.update(start - first, end - first);
     }
     let boundary = periods.saturating_mul(period).min(old);

@@ -146,3 +146,169 @@ fn metadata_pairs_are_configuration_at_once() {
         assert!(other.remove_metadata("nope").await.is_err());
     });
 }
+
+#[test]
+fn snapshots_are_removed_with_all_that_only_they_need() {
+    for features in [0, 4, 13, 61] {
+        let store = new_store(&new_image(features));
+        run(async {
+            let image = open(&store).await;
+            for (seed, name) in [(1, "s1"), (2, "s2"), (3, "s3")] {
+                image.write(u64::from(seed) * 64 * KIB, bytes(64 * KIB, seed)).await.unwrap();
+                image.create_snapshot(name, SnapshotFlags::default(), &()).await.unwrap();
+            }
+            image.remove_snapshot("s2").await.unwrap();
+            let names: Vec<_> = image.snapshots().into_iter().map(|snapshot| snapshot.name).collect();
+            assert_eq!(names, ["s3", "s1"]);
+            assert_eq!(read_snapshot(&store, "s3", 128 * KIB, 64 * KIB).await, bytes(64 * KIB, 2));
+            assert_eq!(read_snapshot(&store, "s1", 128 * KIB, 64 * KIB).await, [0; 64 << 10]);
+            let error = image.remove_snapshot("s2").await.unwrap_err();
+            assert!(matches!(error, OperationError::NoSnapshot { .. }), "{error}");
+            assert_eq!(image.purge_snapshots(&()).await.unwrap(), Vec::<String>::new());
+            assert_eq!(image.snapshots(), []);
+            let left: Vec<_> =
+                store.objects().into_iter().filter(|name| name.starts_with("rbd_object_map.")).collect();
+            assert_eq!(left.len(), usize::from(features & 8 != 0), "{left:?}");
+        });
+    }
+}
+
+#[test]
+fn after_a_removal_the_object_map_still_tells_what_changed_since_the_snapshot_before() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let image = open(&store).await;
+        image.write(0, bytes(192 * KIB, 1)).await.unwrap();
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        image.write(64 * KIB, bytes(KIB, 2)).await.unwrap();
+        image.create_snapshot("s2", SnapshotFlags::default(), &()).await.unwrap();
+        assert_eq!(store.object_map(image.id()).unwrap()[..4], [3, 3, 3, 0]);
+        image.remove_snapshot("s2").await.unwrap();
+        assert_eq!(
+            store.object_map(image.id()).unwrap()[..4],
+            [3, 1, 3, 0],
+            "the second has changed since s1"
+        );
+    });
+}
+
+#[test]
+fn a_protected_snapshot_is_not_removed() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let image = open(&store).await;
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        image.protect_snapshot("s1").await.unwrap();
+        let is = |error: OperationError, text: &str| assert_eq!(error.to_string(), text);
+        is(image.remove_snapshot("s1").await.unwrap_err(), "snapshot s1 of image img is protected");
+        is(image.protect_snapshot("s1").await.unwrap_err(), "snapshot s1 of image img is protected");
+        assert_eq!(image.purge_snapshots(&()).await.unwrap(), ["s1"]);
+        image.unprotect_snapshot("s1").await.unwrap();
+        is(image.unprotect_snapshot("s1").await.unwrap_err(), "snapshot s1 of image img is not protected");
+        image.rename_snapshot("s1", "s2").await.unwrap();
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        is(image.rename_snapshot("s1", "s2").await.unwrap_err(), "image img already has a snapshot s2");
+        image.remove_snapshot("s2").await.unwrap();
+    });
+}
+
+#[test]
+fn snapshots_are_limited() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let image = open(&store).await;
+        image.set_snapshot_limit(Some(2)).await.unwrap();
+        for name in ["s1", "s2"] {
+            image.create_snapshot(name, SnapshotFlags::default(), &()).await.unwrap();
+        }
+        let error = image.create_snapshot("s3", SnapshotFlags::default(), &()).await.unwrap_err();
+        assert_eq!(error.errno(), rados::Errno::EDQUOT, "{error}");
+        assert_eq!(image.set_snapshot_limit(Some(1)).await.unwrap_err().errno(), rados::Errno::ERANGE);
+        image.set_snapshot_limit(None).await.unwrap();
+        image.create_snapshot("s3", SnapshotFlags::default(), &()).await.unwrap();
+    });
+}
+
+#[test]
+fn an_image_is_rolled_back_to_contents_and_size_of_a_snapshot() {
+    for features in [0, 4, 13, 61] {
+        let store = new_store(&new_image(features));
+        run(async {
+            let image = open(&store).await;
+            image.write(0, bytes(300 * KIB, 1)).await.unwrap();
+            image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+            image.write(100 * KIB, bytes(300 * KIB, 2)).await.unwrap();
+            image.discard(0, 64 * KIB).await.unwrap();
+            image.create_snapshot("s2", SnapshotFlags::default(), &()).await.unwrap();
+            image.resize(150 * KIB, true, &()).await.unwrap();
+            image.roll_back("s1", &()).await.unwrap();
+            assert_eq!(image.size(), MIB);
+            let mut first = bytes(300 * KIB, 1).to_vec();
+            first.resize(MIB as usize, 0);
+            assert_eq!(image.read(0, MIB).await.unwrap().to_vec(), first, "features {features}");
+            image.roll_back("s2", &()).await.unwrap();
+            let mut second = first.clone();
+            second[..64 << 10].fill(0);
+            second[100 << 10..400 << 10].copy_from_slice(&bytes(300 * KIB, 2));
+            assert_eq!(image.read(0, MIB).await.unwrap().to_vec(), second, "features {features}");
+            assert_eq!(read_snapshot(&store, "s1", 0, MIB).await, first);
+            if features & 8 != 0 {
+                let map = store.object_map(image.id()).unwrap();
+                assert_eq!(map.iter().filter(|state| **state != 0).count(), 6, "{map:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn an_image_gets_another_name() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let owner = open(&store).await;
+        let other = open(&store.connect()).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        other.rename("new").await.unwrap();
+        assert!(Image::open(store.clone(), OpenOptions::image("img")).await.is_err());
+        let renamed = Image::open(store.clone(), OpenOptions::image("new")).await.unwrap();
+        assert_eq!(renamed.id(), owner.id());
+        assert_eq!((owner.info().name.as_deref(), other.info().name.as_deref()), (Some("new"), Some("new")));
+        store.create_image(&new_image(61)).unwrap();
+        let error = owner.rename("img").await.unwrap_err();
+        assert_eq!(error.to_string(), "there is an image img already");
+        owner.rename("third").await.unwrap();
+    });
+}
+
+#[test]
+fn an_image_is_not_rolled_back_under_another_client() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let owner = open(&store).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        owner.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        owner.write(0, bytes(KIB, 2)).await.unwrap();
+        let other = open(&store.connect()).await;
+        let error = other.roll_back("s1", &()).await.unwrap_err();
+        assert_eq!((error.errno(), owner.is_lock_held()), (rados::Errno::EROFS, true), "{error}");
+        owner.close().await;
+        other.roll_back("s1", &()).await.unwrap();
+        assert_eq!(other.read(0, KIB).await.unwrap().to_vec(), bytes(KIB, 1));
+    });
+}
+
+/// As after librbd's own rollback, which copies the object map of the snapshot.
+#[test]
+fn a_rollback_does_not_trust_what_the_object_map_says_of_changes() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let image = open(&store).await;
+        image.write(0, bytes(64 * KIB, 1)).await.unwrap();
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        image.write(0, bytes(64 * KIB, 2)).await.unwrap();
+        let map = image.0.map().unwrap();
+        map.update(0..1, crate::object_map::ObjectState::ExistsClean, None).await.unwrap();
+        image.roll_back("s1", &()).await.unwrap();
+        assert_eq!(image.read(0, 64 * KIB).await.unwrap().to_vec(), bytes(64 * KIB, 1));
+        assert_eq!(store.object_map(image.id()).unwrap()[0], 1);
+    });
+}
