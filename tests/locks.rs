@@ -253,6 +253,19 @@ fn a_predecessor_that_is_merely_stopped_is_waited_for() {
 }
 
 #[test]
+fn a_killed_server_that_had_no_lock_does_not_haunt_the_image_either() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 64M");
+    Server::serve(cluster, &[&image.spec]).kill();
+    let dead = watchers(cluster, &image)[0]["address"].clone();
+    let server = Server::serve(cluster, &[&image.spec]);
+    let left = watchers(cluster, &image);
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_ne!(left[0]["address"], dead);
+    server.stop();
+}
+
+#[test]
 fn a_server_without_the_proof_waits_until_the_cluster_takes_its_predecessor_for_dead() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 64M");

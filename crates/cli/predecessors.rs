@@ -22,9 +22,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ceph_codec::{AddrType, EntityAddr, GlobalId};
+use ceph_codec::{AddrType, EntityAddr, EntityName, GlobalId};
 use rados::Client;
-use rbd::LockOwner;
 use rustix::fs::{FlockOperation, OFlags, flock, fstatfs};
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
@@ -105,9 +104,9 @@ impl Predecessors {
         Ok(Self { directory: directory.to_owned(), host, cluster, ip, path, _file: file })
     }
 
-    /// What proves that the owner has ended.
-    fn proof(&self, owner: &LockOwner) -> Result<Proof, Doubt> {
-        let id = u64::try_from(owner.name.num).map_err(|_| Doubt::NoRecord)?;
+    /// What proves that a client instance has ended.
+    fn proof(&self, client: EntityName, addr: EntityAddr) -> Result<Proof, Doubt> {
+        let id = u64::try_from(client.num).map_err(|_| Doubt::NoRecord)?;
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
@@ -123,14 +122,20 @@ impl Predecessors {
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|_| Doubt::NotTrusted)?;
         let record: Value = serde_json::from_str(&text).map_err(|_| Doubt::NotTrusted)?;
-        self.judge(&record, &metadata, owner)
+        self.judge(&record, &metadata, client, addr)
     }
 
     /// Nobody has the file locked.
-    fn judge(&self, record: &Value, metadata: &fs::Metadata, owner: &LockOwner) -> Result<Proof, Doubt> {
+    fn judge(
+        &self,
+        record: &Value,
+        metadata: &fs::Metadata,
+        client: EntityName,
+        addr: EntityAddr,
+    ) -> Result<Proof, Doubt> {
         let named = record["cluster"] == self.cluster.as_str()
-            && record["client"] == owner.name.num
-            && record["address"] == shown(owner.addr).as_str();
+            && record["client"] == client.num
+            && record["address"] == shown(addr).as_str();
         if !named {
             return Err(Doubt::AnotherInstance);
         }
@@ -141,20 +146,20 @@ impl Predecessors {
             return if record["device"] == metadata.dev() { Ok(Proof::Unlocked) } else { Err(Doubt::Copy) };
         }
         let same_machine = self.host.machine_id.as_deref().is_some_and(|id| record["machine_id"] == id);
-        let same_address = self.ip.is_some() && owner.addr.addr.map(|addr| addr.ip()) == self.ip;
+        let same_address = self.ip.is_some() && addr.addr.map(|addr| addr.ip()) == self.ip;
         if same_machine && same_address { Ok(Proof::Rebooted) } else { Err(Doubt::AnotherHost) }
     }
 }
 
 impl rbd::Predecessors for Predecessors {
-    fn has_ended(&self, owner: &LockOwner) -> bool {
-        match self.proof(owner) {
+    fn has_ended(&self, client: EntityName, addr: EntityAddr) -> bool {
+        match self.proof(client, addr) {
             Ok(proof) => {
-                info!(%owner, ?proof, "the owner of the exclusive lock was a server of this host, and has ended");
+                info!(%client, %addr, ?proof, "this client was a server of this host, and has ended");
                 true
             }
             Err(doubt) => {
-                debug!(%owner, ?doubt, "the owner of the exclusive lock may be alive");
+                debug!(%client, %addr, ?doubt, "this client may be alive");
                 false
             }
         }
@@ -292,7 +297,7 @@ fn forget_the_oldest(directory: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use ceph_codec::{EntityName, EntityType};
+    use ceph_codec::EntityType;
 
     use super::*;
 
@@ -303,11 +308,14 @@ mod tests {
     }
 
     /// As an OSD tells it.
-    fn owner(client: i64, ip: &str, nonce: u32) -> LockOwner {
-        LockOwner {
-            name: EntityName { kind: EntityType::CLIENT, num: client },
-            cookie: "auto 1".into(),
-            addr: EntityAddr { kind: AddrType::LEGACY, ..addr(ip, nonce) },
+    fn owner(client: i64, ip: &str, nonce: u32) -> (EntityName, EntityAddr) {
+        let name = EntityName { kind: EntityType::CLIENT, num: client };
+        (name, EntityAddr { kind: AddrType::LEGACY, ..addr(ip, nonce) })
+    }
+
+    impl Predecessors {
+        fn proof_of(&self, (client, addr): (EntityName, EntityAddr)) -> Result<Proof, Doubt> {
+            self.proof(client, addr)
         }
     }
 
@@ -338,16 +346,16 @@ mod tests {
         let old = create(directory.path(), this.clone(), 7, "192.0.2.1", 70);
         let new = create(directory.path(), this, 8, "192.0.2.1", 80);
         assert_eq!(
-            new.proof(&owner(7, "192.0.2.1", 70)),
+            new.proof_of(owner(7, "192.0.2.1", 70)),
             Err(Doubt::Alive),
             "and stopped ones count as alive"
         );
-        assert_eq!(new.proof(&owner(8, "192.0.2.1", 80)), Err(Doubt::Alive), "itself");
+        assert_eq!(new.proof_of(owner(8, "192.0.2.1", 80)), Err(Doubt::Alive), "itself");
         kill(old);
-        assert_eq!(new.proof(&owner(7, "192.0.2.1", 70)), Ok(Proof::Unlocked));
-        assert_eq!(new.proof(&owner(7, "192.0.2.1", 71)), Err(Doubt::AnotherInstance), "nonce");
-        assert_eq!(new.proof(&owner(7, "192.0.2.2", 70)), Err(Doubt::AnotherInstance), "address");
-        assert_eq!(new.proof(&owner(9, "192.0.2.1", 70)), Err(Doubt::NoRecord), "number");
+        assert_eq!(new.proof_of(owner(7, "192.0.2.1", 70)), Ok(Proof::Unlocked));
+        assert_eq!(new.proof_of(owner(7, "192.0.2.1", 71)), Err(Doubt::AnotherInstance), "nonce");
+        assert_eq!(new.proof_of(owner(7, "192.0.2.2", 70)), Err(Doubt::AnotherInstance), "address");
+        assert_eq!(new.proof_of(owner(9, "192.0.2.1", 70)), Err(Doubt::NoRecord), "number");
     }
 
     #[test]
@@ -358,7 +366,7 @@ mod tests {
         let new = create(directory.path(), this, 8, "192.0.2.1", 80);
         let asking = File::open(path).unwrap();
         flock(&asking, FlockOperation::NonBlockingLockShared).unwrap();
-        assert_eq!(new.proof(&owner(7, "192.0.2.1", 70)), Ok(Proof::Unlocked));
+        assert_eq!(new.proof_of(owner(7, "192.0.2.1", 70)), Ok(Proof::Unlocked));
     }
 
     #[test]
@@ -370,7 +378,7 @@ mod tests {
         fs::copy(&old.path, elsewhere.path().join(old.path.file_name().unwrap())).unwrap();
         for boot in ["boot", "another boot"] {
             let new = create(elsewhere.path(), host(boot, Some("machine")), 8, "192.0.2.1", 80);
-            assert_eq!(new.proof(&owner(7, "192.0.2.1", 70)), Err(Doubt::Copy));
+            assert_eq!(new.proof_of(owner(7, "192.0.2.1", 70)), Err(Doubt::Copy));
         }
     }
 
@@ -380,17 +388,17 @@ mod tests {
         kill(create(directory.path(), host("boot", Some("machine")), 7, "192.0.2.1", 70));
         kill(create(directory.path(), host("boot", None), 6, "192.0.2.1", 60));
         let dead = owner(7, "192.0.2.1", 70);
-        let proof = |host, ip: &str, dead: &LockOwner| create(directory.path(), host, 8, ip, 80).proof(dead);
+        let proof = |host, ip: &str, dead| create(directory.path(), host, 8, ip, 80).proof_of(dead);
         let again = host("another boot", Some("machine"));
-        assert_eq!(proof(again.clone(), "192.0.2.1", &dead), Ok(Proof::Rebooted));
-        assert_eq!(proof(again, "192.0.2.9", &dead), Err(Doubt::AnotherHost), "a clone of the machine");
+        assert_eq!(proof(again.clone(), "192.0.2.1", dead), Ok(Proof::Rebooted));
+        assert_eq!(proof(again, "192.0.2.9", dead), Err(Doubt::AnotherHost), "a clone of the machine");
         assert_eq!(
-            proof(host("another boot", Some("other machine")), "192.0.2.1", &dead),
+            proof(host("another boot", Some("other machine")), "192.0.2.1", dead),
             Err(Doubt::AnotherHost)
         );
-        assert_eq!(proof(host("another boot", None), "192.0.2.1", &dead), Err(Doubt::AnotherHost));
+        assert_eq!(proof(host("another boot", None), "192.0.2.1", dead), Err(Doubt::AnotherHost));
         let nameless = owner(6, "192.0.2.1", 60);
-        assert_eq!(proof(host("another boot", None), "192.0.2.1", &nameless), Err(Doubt::AnotherHost));
+        assert_eq!(proof(host("another boot", None), "192.0.2.1", nameless), Err(Doubt::AnotherHost));
     }
 
     #[test]
@@ -401,11 +409,11 @@ mod tests {
         let dead = owner(7, "192.0.2.1", 70);
         for contents in ["", "{}", "null", "{\"client\": 7}", &"x".repeat(5000)] {
             fs::write(&path, contents).unwrap();
-            assert!(new.proof(&dead).is_err(), "{contents}");
+            assert!(new.proof_of(dead).is_err(), "{contents}");
         }
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(&new.path, &path).unwrap();
-        assert_eq!(new.proof(&dead), Err(Doubt::NoRecord));
+        assert_eq!(new.proof_of(dead), Err(Doubt::NoRecord));
     }
 
     #[test]
@@ -423,7 +431,7 @@ mod tests {
         assert!(alive.path.exists());
         let youngest = create(directory.path(), this, 9999, "192.0.2.1", 1);
         let last = i64::try_from(KEPT).unwrap() + 29;
-        assert_eq!(youngest.proof(&owner(last, "192.0.2.1", 1)), Ok(Proof::Unlocked));
+        assert_eq!(youngest.proof_of(owner(last, "192.0.2.1", 1)), Ok(Proof::Unlocked));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use rados::{Errno, OpError, Operation};
 use tracing::{debug, warn};
 
 use super::core::Core;
-use super::{ImageRef, OpenOptions, SnapshotRef};
+use super::{ImageRef, OpenOptions, SnapshotRef, info};
 use crate::cls::ParentSpec;
 use crate::header::Header;
-use crate::lock::{ExclusiveLock, LockOptions};
+use crate::lock::{ExclusiveLock, LockOptions, bar_the_dead};
 use crate::object_map::{self, States};
 use crate::watcher::Watcher;
 use crate::{Features, Flags, Layout, ObjectStore, OpenError, directory, header, names};
@@ -167,7 +167,7 @@ pub(super) async fn open_found<S: ObjectStore>(
     access: Access,
 ) -> Result<Arc<Core<S>>, OpenError> {
     let (read_only, lock) = (access.read_only, access.lock.clone());
-    let exclusive = lock.exclusive;
+    let LockOptions { exclusive, predecessors } = lock.clone();
     check_supported(found.name.as_deref().unwrap_or(&found.id), &found.header, read_only)?;
     let core = Core::new(store, found, snap, access)?;
     if !read_only {
@@ -176,6 +176,10 @@ pub(super) async fn open_found<S: ObjectStore>(
     }
     let opened = async {
         watch(&core).await?;
+        if let Some(predecessors) = predecessors {
+            let watchers = info::watchers(&core.store, &core.header_object).await;
+            bar_the_dead(&core.store, &*predecessors, watchers).await;
+        }
         // Something may have changed between reading the header and watching it.
         core.outdate();
         core.refresh().await?;

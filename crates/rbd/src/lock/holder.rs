@@ -29,7 +29,7 @@ pub(crate) enum Holder {
     Nobody,
     /// A lock that a user took, such as by `rbd lock add`: nobody will answer a request for it.
     Foreign(LockOwner),
-    /// This client instance, through a watch that is gone: a leftover.
+    /// This client instance, through a watch that is gone: a leftover, or another opening of the image.
     Own(LockOwner),
     /// A client with its watch.
     Alive(LockOwner),
@@ -117,9 +117,11 @@ impl Holder {
 
 impl Holder {
     /// Corrects a verdict by what is known for certain: a client may be dead though its watch is still there.
-    fn unless_ended(self, predecessors: &dyn Predecessors) -> Self {
+    pub(super) fn unless_ended(self, predecessors: &dyn Predecessors) -> Self {
         match self {
-            Self::Alive(owner) | Self::Rewatching(owner, false) if predecessors.has_ended(&owner) => {
+            Self::Alive(owner) | Self::Rewatching(owner, false)
+                if predecessors.has_ended(owner.name, owner.addr) =>
+            {
                 Self::Dead(owner)
             }
             other => other,

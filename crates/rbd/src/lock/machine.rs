@@ -418,7 +418,8 @@ impl Machine {
         match holder {
             Holder::Nobody => self.start(),
             Holder::Foreign(owner) => self.fail(LockError::LockedByHand { owner }),
-            Holder::Rewatching(..) if now < grace_until => {
+            // Another opening of the image by this client may have it, and be about to change its cookie.
+            Holder::Rewatching(..) | Holder::Own(_) if now < grace_until => {
                 self.rewatching.get_or_insert(now);
                 self.wait(now, FAILED_RETRY);
             }

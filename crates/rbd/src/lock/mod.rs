@@ -42,6 +42,7 @@ pub(crate) use gate::{Gate, Mutation};
 pub(crate) use holder::Holder;
 use machine::{Action, Event, Machine};
 pub use predecessors::Predecessors;
+pub(crate) use predecessors::bar_the_dead;
 
 /// Why the exclusive lock could not be had.
 #[derive(Debug, Clone, Error)]

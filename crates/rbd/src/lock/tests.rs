@@ -363,6 +363,21 @@ fn an_image_that_cannot_be_prepared_does_not_keep_the_lock() {
 }
 
 #[test]
+fn a_lock_of_this_client_may_be_that_of_another_opening_which_gets_time_to_watch_again() {
+    let mut script = Script::new();
+    let own = owner(1, 6);
+    let busy = || Event::Locked(Err(errno(Errno::EBUSY)));
+    script.on(Event::Wanted);
+    script.on(busy());
+    let inspected = script.on(Event::Inspected(Ok(Holder::Own(own.clone()))));
+    assert!(matches!(inspected.last(), Some(Action::Wake(_))), "{inspected:?}");
+    script.after(Duration::from_secs(4));
+    script.on(Event::Timer);
+    script.on(busy());
+    assert_eq!(script.on(Event::Inspected(Ok(Holder::Own(own.clone())))), [Action::Break(own)]);
+}
+
+#[test]
 fn closing_does_not_wait_for_somebody_elses_lock() {
     let mut script = Script::new();
     script.on(Event::Wanted);

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ceph_codec::SnapId;
+use ceph_codec::{EntityAddr, EntityName, SnapId};
 use parking_lot::Mutex;
 use rados::{Errno, OpError, Operation, SnapContext};
 
 use super::super::cls;
-use super::super::{ExclusiveLock, LockError, LockHooks, LockOptions, LockOwner, Predecessors};
+use super::super::{ExclusiveLock, LockError, LockHooks, LockOptions, Predecessors};
 use crate::store::ObjectStore;
 use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyOp, WatchHandler, Watcher};
-use crate::{MemStore, NewImage};
+use crate::{MemStore, NewImage, OpenOptions};
 
 const HEADER: &str = "rbd_header.test";
 
@@ -267,8 +267,8 @@ async fn an_owner_that_wants_the_image_for_itself_refuses_and_goes_on() {
 struct Ended(Vec<u64>);
 
 impl Predecessors for Ended {
-    fn has_ended(&self, owner: &LockOwner) -> bool {
-        self.0.contains(&owner.name.num.unsigned_abs())
+    fn has_ended(&self, client: EntityName, _: EntityAddr) -> bool {
+        self.0.contains(&client.num.unsigned_abs())
     }
 }
 
@@ -290,6 +290,21 @@ async fn an_owner_known_to_have_ended_is_barred_and_succeeded_while_its_watch_is
     drop(alive.begin().await.unwrap());
     drop(client.begin().await.unwrap());
     assert!(!alive.store.is_blocklisted());
+}
+
+#[tokio::test]
+async fn a_watcher_known_to_have_ended_is_barred_when_the_image_is_opened() {
+    let store = MemStore::new();
+    store.create_image(&NewImage { name: "disk".into(), size: 1 << 20, ..NewImage::default() }).unwrap();
+    let open =
+        async |store: MemStore, options: OpenOptions| crate::Image::open(store, options).await.unwrap();
+    let (dead, alive) = (store.connect(), store.connect());
+    let _dead = open(dead.clone(), OpenOptions::image("disk")).await;
+    let _alive = open(alive.clone(), OpenOptions::image("disk")).await;
+    let ended = Arc::new(Ended(vec![dead.identity().0.0]));
+    let image = open(store.connect(), OpenOptions::image("disk").predecessors(ended)).await;
+    assert!(dead.is_blocklisted() && !alive.is_blocklisted());
+    assert_eq!(image.watchers().await.unwrap().len(), 2);
 }
 
 #[tokio::test]

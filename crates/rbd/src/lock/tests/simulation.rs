@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use ceph_codec::GlobalId;
+use ceph_codec::{EntityAddr, EntityName, GlobalId};
 use proptest::prelude::*;
 use rados::{Errno, OpError};
 
-use super::super::LockError;
 use super::super::cls::LockInfo;
 use super::super::holder::Holder;
 use super::super::machine::{Action, Answer, Event, Machine};
+use super::super::{LockError, Predecessors};
 use super::{errno, owner, watcher};
 
 /// Something on its way: an action to the cluster, or an event to a client.
@@ -37,6 +37,12 @@ struct Client {
     watch: Option<u64>,
     /// The client is stopped, as by SIGSTOP: it does nothing and hears nothing.
     frozen: bool,
+    /// It was killed, and is stopped for ever. Its watch is still there.
+    dead: bool,
+    /// It hands the lock over to nobody.
+    exclusive: bool,
+    /// It knows who is dead.
+    informed: bool,
     wake: Option<Instant>,
 }
 
@@ -81,6 +87,9 @@ impl World {
                 draining: false,
                 watch: Some(watch),
                 frozen: false,
+                dead: false,
+                exclusive: false,
+                informed: false,
                 wake: None,
             });
         }
@@ -114,10 +123,12 @@ impl World {
                 Action::ShutGate => this.open = false,
                 Action::Fail(reason) => {
                     this.wants = false;
+                    let refused = matches!(reason, LockError::Refused { .. });
                     assert!(
-                        reason == LockError::Blocklisted || !self.settled,
+                        reason == LockError::Blocklisted || refused || !self.settled,
                         "without failures nobody is turned away: {reason}"
                     );
+                    assert!(!refused || self.clients.iter().any(|client| client.exclusive));
                 }
                 Action::GivenUp | Action::Warn { .. } => {}
                 Action::Wake(at) => this.wake = Some(at),
@@ -224,6 +235,11 @@ impl World {
 
     fn deliver(&mut self, message: Message) {
         match message {
+            Message::Tell(client, _) if self.clients[client].dead => {}
+            // What it has sent still arrives.
+            Message::Do(client, action) if self.clients[client].dead => {
+                self.act(client, action);
+            }
             Message::Do(client, _) | Message::Tell(client, _) if self.clients[client].frozen => {
                 self.messages.push(message);
             }
@@ -243,8 +259,13 @@ impl World {
                 }
                 let asked = &self.clients[heard_by];
                 if heard_by != asker && !asked.frozen && asked.watch.is_some() && asked.machine.is_owner() {
-                    answer = Answer::Owner(0);
-                    self.feed(heard_by, Event::PeerWants);
+                    // As `ExclusiveLock::requested`.
+                    if asked.exclusive {
+                        answer = Answer::Owner(-Errno::EROFS.0);
+                    } else {
+                        answer = Answer::Owner(0);
+                        self.feed(heard_by, Event::PeerWants);
+                    }
                 }
                 self.messages.push(Message::Ask { asker, round, heard_by: heard_by + 1, answer });
             }
@@ -274,7 +295,10 @@ impl World {
                     .filter_map(|no| self.clients[no].watch.map(|watch| watcher(id(no), watch)))
                     .collect();
                 let me = GlobalId(id(client).unsigned_abs());
-                let holder = Holder::judge(info, &watchers, me, self.clients[client].watch);
+                let mut holder = Holder::judge(info, &watchers, me, self.clients[client].watch);
+                if self.clients[client].informed {
+                    holder = holder.unless_ended(&self.dead());
+                }
                 Event::Inspected(unless_barred(Ok(())).map(|()| holder))
             }
             Action::Request(round) => {
@@ -289,6 +313,12 @@ impl World {
             Action::Blocklist(owner) => {
                 let victim = owner.addr.nonce as usize - 1;
                 assert_ne!(victim, client, "nobody bars itself");
+                let missed =
+                    self.clients[victim].watch.is_none_or(|watch| owner.cookie != format!("auto {watch}"));
+                assert!(
+                    barred || missed || self.clients[victim].dead,
+                    "nobody bars who is known to be alive"
+                );
                 if !barred {
                     self.blocklist.push(victim);
                     self.clients[victim].watch = None;
@@ -336,11 +366,53 @@ impl World {
         })
     }
 
+    fn dead(&self) -> Dead {
+        Dead((0..self.clients.len()).filter(|no| self.clients[*no].dead).map(id).collect())
+    }
+
+    /// Kills a client; its watch stays.
+    fn kill(&mut self, client: usize) {
+        self.clients[client].frozen = true;
+        self.clients[client].dead = true;
+    }
+
+    /// Ends all trouble but death, and lets its consequences pass.
+    fn settle(&mut self) {
+        self.failures = false;
+        for client in 0..self.clients.len() {
+            self.clients[client].frozen = self.clients[client].dead;
+            self.watch_again(client);
+        }
+        self.run(4000);
+        self.settled = true;
+    }
+
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+            self.check();
+        }
+    }
+
+    fn writes(&self) -> Vec<u64> {
+        self.clients.iter().map(|client| client.writes).collect()
+    }
+
     fn check(&self) {
         let writing = (0..self.clients.len())
             .filter(|no| self.clients[*no].writing && !self.blocklist.contains(no))
             .count();
         assert!(writing <= 1, "two clients write");
+    }
+}
+
+/// Who knows these clients to be dead.
+#[derive(Debug)]
+struct Dead(Vec<i64>);
+
+impl Predecessors for Dead {
+    fn has_ended(&self, client: EntityName, _: EntityAddr) -> bool {
+        self.0.contains(&client.num)
     }
 }
 
@@ -350,30 +422,63 @@ proptest! {
     #[test]
     fn only_one_client_writes_and_all_get_their_turn(clients in 2usize..4, seed: u64, trouble in 0usize..3000) {
         let mut world = World::new(clients, seed);
-        for _ in 0..trouble {
-            world.step();
-            world.check();
-        }
+        world.run(trouble);
         // When the trouble is over, whoever was not blocklisted gets to write, again and again.
-        world.failures = false;
-        for client in 0..clients {
-            world.clients[client].frozen = false;
-            world.watch_again(client);
-        }
-        for _ in 0..4000 {
-            world.step();
-            world.check();
-        }
-        world.settled = true;
-        let before: Vec<u64> = world.clients.iter().map(|client| client.writes).collect();
-        for _ in 0..6000 {
-            world.step();
-            world.check();
-        }
+        world.settle();
+        let before = world.writes();
+        world.run(6000);
         for (no, client) in world.clients.iter().enumerate() {
             let barred = world.blocklist.contains(&no);
             prop_assert!(barred || client.writes > before[no] + 3, "client {no} starves: {:?}", client.machine);
             prop_assert!(!barred || client.machine.is_lost() || !client.open, "client {no} is barred");
+        }
+    }
+
+    #[test]
+    fn the_dead_are_succeeded_by_who_knows_of_it_though_their_watch_stays(
+        clients in 2usize..4,
+        seed: u64,
+        trouble in 0usize..3000,
+        killed in 0usize..3,
+    ) {
+        let mut world = World::new(clients, seed);
+        let killed = killed % clients;
+        for client in &mut world.clients {
+            client.informed = true;
+        }
+        world.run(trouble);
+        world.kill(killed);
+        world.settle();
+        let before = world.writes();
+        world.run(6000);
+        for (no, client) in world.clients.iter().enumerate().filter(|(_, client)| !client.dead) {
+            let barred = world.blocklist.contains(&no);
+            prop_assert!(barred || client.writes > before[no] + 3, "client {no} starves: {:?}", client.machine);
+        }
+    }
+
+    #[test]
+    fn who_has_the_lock_exclusively_keeps_it(clients in 2usize..4, seed: u64, trouble in 0usize..3000) {
+        let mut world = World::new(clients, seed);
+        world.clients[0].exclusive = true;
+        world.run(trouble);
+        world.settle();
+        let barred = world.blocklist.contains(&0);
+        // Whoever had it before finishes first.
+        let mut waited = 0;
+        while !barred && !world.clients[0].machine.is_held() && waited < 10_000 {
+            world.run(1);
+            waited += 1;
+        }
+        let before = world.writes();
+        world.run(6000);
+        for (no, client) in world.clients.iter().enumerate() {
+            let wrote = client.writes - before[no];
+            if no == 0 {
+                prop_assert!(barred || wrote > 3, "the owner starves: {:?}", client.machine);
+            } else {
+                prop_assert!(barred || wrote == 0, "client {no} wrote {wrote} times");
+            }
         }
     }
 }
