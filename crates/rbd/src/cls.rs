@@ -10,6 +10,7 @@ pub(crate) mod create;
 pub(crate) mod directory;
 pub(crate) mod header;
 pub(crate) mod namespaces;
+pub(crate) mod object_map;
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) mod parent;
 pub(crate) mod snapshots;

@@ -55,7 +55,7 @@ pub use namespaces::{
     remove_namespace,
 };
 pub use object_map::ObjectMapError;
-pub use operations::{MaintenanceError, OperationError, Progress};
+pub use operations::{FeatureError, MaintenanceError, OperationError, Progress};
 pub use pool::{ImageStats, PoolStats, init_pool, pool_stats};
 pub use remove::{Removal, RemoveError, check_remove_image, remove_image};
 pub use store::ObjectStore;

@@ -404,6 +404,20 @@ impl<S: ObjectStore> LockHooks for Core<S> {
         // The last owner may have changed anything.
         self.outdate();
         self.refresh().await.map_err(|error| LockError::Prepare(Arc::new(error)))?;
+        self.open_map().await.map_err(|error| LockError::Prepare(Arc::new(error)))
+    }
+
+    async fn releasing(&self) {
+        let map = self.map.write().take();
+        if let Some(map) = map {
+            map.close().await;
+        }
+    }
+}
+
+impl<S: ObjectStore> Core<S> {
+    /// Opens the object map, if the image has one. This client must have the lock.
+    async fn open_map(&self) -> Result<(), ObjectMapError> {
         let header = self.header();
         if !header.features.contains(Features::OBJECT_MAP) {
             return Ok(());
@@ -421,15 +435,25 @@ impl<S: ObjectStore> LockHooks for Core<S> {
             Err(error @ ObjectMapError::TooLarge { .. }) => {
                 warn!(image = self.display_name(), %error, "going on without object map");
             }
-            Err(error) => return Err(LockError::Prepare(Arc::new(error))),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    async fn releasing(&self) {
+    /// Opens the object map again after the image's features were changed.
+    pub(crate) async fn reopen_map(&self, right: &Right, _paused: &Paused<'_>) -> Result<(), ObjectMapError> {
+        if !right.has_lock() {
+            return Ok(());
+        }
+        self.releasing().await;
+        self.open_map().await
+    }
+
+    /// Closes the object map, whose object is about to be removed.
+    pub(crate) async fn abandon_map(&self, _paused: &Paused<'_>) {
         let map = self.map.write().take();
         if let Some(map) = map {
-            map.close().await;
+            map.abandon().await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Maintenance of an open image, as its users see it.
 
+use ceph_codec::SnapId;
 use futures::future::BoxFuture;
 use rados::Errno;
 use tokio::sync::watch;
@@ -7,10 +8,11 @@ use tokio::sync::watch;
 use super::{Image, RunToEnd};
 use crate::cls::header::metadata_get;
 use crate::operations::{
-    self, MaintenanceError, OperationError, Progress, rollback, snapshot_limit, snapshot_remove,
+    self, MaintenanceError, OperationError, Progress, Turn, object_map, rollback, snapshot_limit,
+    snapshot_remove,
 };
 use crate::watcher::{Maintenance, SnapshotFlags};
-use crate::{ObjectStore, Snapshot, SnapshotNamespace, directory};
+use crate::{Features, ObjectStore, Snapshot, SnapshotNamespace, directory};
 
 /// # Maintenance
 ///
@@ -168,8 +170,7 @@ impl<S: ObjectStore> Image<S> {
     /// [`MaintenanceError::LimitTooLow`] if there are more.
     pub async fn set_snapshot_limit(&self, limit: Option<u64>) -> Result<(), OperationError> {
         let core = self.0.clone();
-        run_to_end(&(), |_| async move { snapshot_limit::run(&operations::Turn::new(&core), limit).await })
-            .await
+        run_to_end(&(), |_| async move { snapshot_limit::run(&Turn::new(&core), limit).await }).await
     }
 
     /// Gives the image another name.
@@ -189,6 +190,72 @@ impl<S: ObjectStore> Image<S> {
     pub async fn set_metadata(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<(), OperationError> {
         let (key, value) = (key.to_owned(), Some(value.into()));
         self.maintain(Maintenance::UpdateMetadata { key, value }, &()).await
+    }
+
+    /// Enables features, or disables them. A new object map is marked as invalid, and has to be
+    /// [rebuilt](Self::rebuild_object_map) to be of use.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::Feature`]
+    pub async fn update_features(&self, features: Features, enable: bool) -> Result<(), OperationError> {
+        self.0.ensure_fresh().await?;
+        let complete = operations::features::complete(self.features(), features, enable);
+        let features = complete.map_err(MaintenanceError::Feature)?;
+        self.maintain(Maintenance::UpdateFeatures { features, enable }, &()).await
+    }
+
+    /// Looks up which objects the image, or one of its snapshots, has, writes that into its object map, and marks the
+    /// map as valid. `progress` counts objects.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::NoObjectMap`], [`OperationError::NoSnapshot`].
+    pub async fn rebuild_object_map(
+        &self,
+        snapshot: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<(), OperationError> {
+        let Some(name) = snapshot else {
+            return self.maintain(Maintenance::RebuildObjectMap, progress).await;
+        };
+        let (core, snap) = (self.0.clone(), self.snapshot_id(name).await?);
+        run_to_end(progress, |progress| async move {
+            object_map::rebuild_snapshot(&Turn::of_snapshot_map(&core), snap, &progress).await?;
+            core.announce_update().await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Compares the object map of the image, or of one of its snapshots, with the objects. Returns how many are not as
+    /// the map says; it is marked as invalid then. The exclusive lock is needed for it. `progress` counts objects.
+    ///
+    /// # Errors
+    /// [`MaintenanceError::NoObjectMap`], [`OperationError::NoSnapshot`].
+    pub async fn check_object_map(
+        &self,
+        snapshot: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<u64, OperationError> {
+        let snap = match snapshot {
+            Some(name) => Some(self.snapshot_id(name).await?),
+            None => None,
+        };
+        let core = self.0.clone();
+        run_to_end(progress, |progress| async move {
+            match snap {
+                Some(snap) => {
+                    object_map::check_snapshot(&Turn::of_snapshot_map(&core), snap, &progress).await
+                }
+                None => object_map::check(&core, &progress).await,
+            }
+        })
+        .await
+    }
+
+    async fn snapshot_id(&self, name: &str) -> Result<SnapId, OperationError> {
+        self.0.ensure_fresh().await?;
+        let found = self.0.header().snapshot_named(name).map(|snapshot| snapshot.id);
+        found.ok_or_else(|| OperationError::NoSnapshot { snapshot: name.to_owned() })
     }
 
     /// Removes a metadata pair.

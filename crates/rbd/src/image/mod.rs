@@ -8,7 +8,7 @@ mod info;
 mod maintenance;
 mod open;
 mod parent;
-mod pause;
+pub(crate) mod pause;
 mod read;
 mod run_to_end;
 mod status;

@@ -193,6 +193,12 @@ impl MemStore {
         Some(States::load(cluster.object(&self.map_key(id, snap))?).ok()?.0)
     }
 
+    /// Overwrites the states of an image's object map, or that of a snapshot.
+    pub fn set_object_map(&self, id: &str, snap: SnapId, states: Vec<u8>) {
+        let mut cluster = self.cluster.lock();
+        cluster.object_mut(self.map_key(id, snap)).data = States(states).encoded(true);
+    }
+
     fn map_key(&self, id: &str, snap: SnapId) -> ObjectKey {
         let name = format!("rbd_object_map.{id}");
         self.key(&if snap == SnapId::HEAD { name } else { format!("{name}.{:016x}", snap.0) })

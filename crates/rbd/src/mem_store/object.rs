@@ -243,6 +243,7 @@ pub(super) fn read(data: &[u8], kind: &OpKind) -> OpResult {
         &data[index(offset.min(size))..index(end)]
     };
     Ok(match kind {
+        OpKind::Read { offset, len: 0 } => Bytes::copy_from_slice(part(*offset, u64::MAX)),
         OpKind::Read { offset, len } => Bytes::copy_from_slice(part(*offset, *len)),
         OpKind::SparseRead { offset, len } => sparse(*offset, part(*offset, *len)),
         OpKind::Stat => (data.len() as u64, Utime::default()).encode_to_vec().into(),

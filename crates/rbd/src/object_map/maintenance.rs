@@ -13,9 +13,10 @@ use tracing::error;
 
 use super::{
     FLAG_FAST_DIFF_INVALID, FLAG_OBJECT_MAP_INVALID, Inner, ObjectMap, ObjectMapError, ObjectState, States,
-    object_name, resize_op,
+    Touched, object_name, resize_op,
 };
 use crate::ObjectStore;
+use crate::cls::object_map::object_map_save;
 
 impl<S: ObjectStore> ObjectMap<S> {
     /// Makes the map of a snapshot that was just taken, and notes that nothing has changed since. A map that cannot be
@@ -71,6 +72,56 @@ impl<S: ObjectStore> ObjectMap<S> {
         }
     }
 
+    /// Starts to note which objects are changed. To be called while no changes are under way.
+    pub(crate) fn touched(&self) -> Touched {
+        self.inner.marker.listen(self.len())
+    }
+
+    /// Overwrites the map with states that were found, but for the objects that were changed meanwhile.
+    ///
+    /// # Errors
+    /// [`ObjectMapError::Store`]: the map is as it was.
+    pub(crate) async fn replace(&self, mut found: States, touched: &Touched) -> Result<(), ObjectMapError> {
+        let inner = &self.inner;
+        inner.idle().await;
+        {
+            let states = inner.states.read();
+            found.resize(states.len(), ObjectState::Exists);
+            for object in (0..states.len()).filter(|object| touched.contains(*object)) {
+                found.change(object..object + 1, states.get(object).unwrap_or(ObjectState::Exists), None);
+            }
+        }
+        inner.write(inner.guarded(), |op| object_map_save(op, &found)).await?;
+        *inner.states.write() = found;
+        Ok(())
+    }
+
+    /// Which objects are not in the states that were found, but for those that were changed meanwhile: pairs of what
+    /// the map says and what was found. That it says of a missing object that it may exist does not matter.
+    pub(crate) fn mismatches(&self, found: &States, touched: &Touched) -> Vec<Mismatch> {
+        let states = self.inner.states.read();
+        mismatches(&states, found).filter(|mismatch| !touched.contains(mismatch.object)).collect()
+    }
+
+    /// Marks the map as invalid.
+    ///
+    /// # Errors
+    /// [`ObjectMapError::Invalidate`]
+    pub(crate) async fn mark_invalid(&self) -> Result<(), ObjectMapError> {
+        self.inner.invalidate().await
+    }
+
+    /// The header says that the map is valid now.
+    pub(crate) async fn marked_valid(&self) {
+        *self.inner.invalidated.lock().await = false;
+        self.inner.invalid.store(false, Ordering::Release);
+    }
+
+    /// Waits for updates under way. Nothing may be updated any more, and the map's object is about to be removed.
+    pub(crate) async fn abandon(&self) {
+        self.inner.idle().await;
+    }
+
     /// Makes room for so many objects, or gives up the room of those past them, which must be known to be gone. If that
     /// fails the map is marked as invalid.
     ///
@@ -85,6 +136,25 @@ impl<S: ObjectStore> ObjectMap<S> {
         inner.states.write().resize(objects, ObjectState::Nonexistent);
         Ok(())
     }
+}
+
+/// An object whose state in the map is not what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mismatch {
+    pub(crate) object: u64,
+    pub(crate) state: ObjectState,
+    pub(crate) found: ObjectState,
+}
+
+/// Ceph: `needs_invalidate` in `src/librbd/Operations.cc`.
+pub(crate) fn mismatches(states: &States, found: &States) -> impl Iterator<Item = Mismatch> {
+    (0..found.len()).filter_map(|object| {
+        let state = states.get(object).unwrap_or(ObjectState::Nonexistent);
+        let found = found.get(object)?;
+        let may_exist = matches!(state, ObjectState::Exists | ObjectState::ExistsClean);
+        let harmless = may_exist && found == ObjectState::Nonexistent;
+        (state != found && !harmless).then_some(Mismatch { object, state, found })
+    })
 }
 
 impl<S: ObjectStore> Inner<S> {

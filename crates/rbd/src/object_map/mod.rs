@@ -12,6 +12,7 @@ mod maintenance;
 mod states;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod updates;
 
 use std::future::Future;
@@ -29,7 +30,9 @@ use tracing::{error, warn};
 
 use crate::lock::cls::{self, LockInfo};
 use crate::store::ObjectStore;
+pub(crate) use maintenance::{Mismatch, mismatches};
 pub(crate) use states::{MAX_OBJECTS, ObjectState, States};
+pub(crate) use touched::Touched;
 use updates::{MAX_OBJECTS_PER_UPDATE, Update, Updates};
 
 /// Bits of an image's or a snapshot's flags. Ceph: `RBD_FLAG_*` in `src/include/rbd/librbd.h`.
@@ -108,6 +111,7 @@ struct Inner<S> {
     invalid: AtomicBool,
     /// Held while the header is told that the map is invalid; says whether it knows.
     invalidated: tokio::sync::Mutex<bool>,
+    marker: Arc<touched::Marker>,
 }
 
 impl<S: ObjectStore> ObjectMap<S> {
@@ -128,6 +132,7 @@ impl<S: ObjectStore> ObjectMap<S> {
             idle: Notify::new(),
             invalid: AtomicBool::new(of.invalid),
             invalidated: tokio::sync::Mutex::new(of.invalid),
+            marker: Arc::default(),
             store,
             of,
         });
@@ -323,6 +328,7 @@ impl<S: ObjectStore> Inner<S> {
     }
 
     fn needs_update(&self, objects: &Range<u64>, new: ObjectState) -> bool {
+        self.marker.mark(objects);
         self.states.read().needs_change(objects.clone(), new)
             || (self.busy.load(Ordering::Acquire) > 0 && self.updates.lock().concerns(objects))
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use bitvec::field::BitField;
 use bitvec::order::Msb0;
 use bitvec::vec::BitVec;
-use ceph_codec::{Decode, DecodeError, Reader, crc32c};
+use ceph_codec::{Decode, DecodeError, Encode, Reader, crc32c, encode_bytes, encode_seq, versioned};
 
 /// What is known about an object. Ceph: `OBJECT_*` in `src/include/rbd/object_map_types.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,23 @@ impl Decode for States {
     }
 }
 
+impl Encode for States {
+    /// With checksums, as they are stored.
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut header = Vec::new();
+        versioned(&mut header, 1, 1, |out| self.len().encode(out));
+        encode_bytes(&header, out);
+        let mut data = self.bits.clone();
+        data.set_uninitialized(false);
+        let data = data.into_vec();
+        out.extend_from_slice(&data);
+        let mut footer = crc32c(0, &header).encode_to_vec();
+        let crcs: Vec<u32> = data.chunks(BLOCK).map(|block| crc32c(0, block)).collect();
+        encode_seq(crcs.iter(), &mut footer);
+        encode_bytes(&footer, out);
+    }
+}
+
 /// Compares the checksums of a footer.
 fn check(header: &[u8], data: &[u8], footer: &mut Reader<'_>) -> Result<(), DecodeError> {
     check_crc("object map header", header, footer)?;
@@ -198,6 +215,7 @@ mod tests {
     fn maps_match_ceph_pacific() {
         let stored = States::decode_from(STORED).unwrap();
         assert_eq!(States::decode_from(LOADED).as_ref(), Ok(&stored), "with and without checksums");
+        assert_eq!(stored.encode_to_vec(), STORED);
         assert_eq!(stored.len(), 20_000);
         let there: Vec<_> =
             (0..stored.len()).filter(|&no| stored.get(no) != Some(ObjectState::Nonexistent)).collect();
@@ -282,6 +300,15 @@ mod tests {
             }
             let got: Vec<_> = (0..states.len()).map(|no| states.get(no).unwrap()).collect();
             prop_assert_eq!(got, list);
+        }
+
+        #[test]
+        fn a_map_comes_back_as_it_was(states in prop::collection::vec(any_state(), 0..100)) {
+            let mut map = States::new(states.len() as u64, ObjectState::Exists);
+            for (object, state) in (0..).zip(states) {
+                map.change(object..object + 1, state, None);
+            }
+            prop_assert_eq!(States::decode_from(&map.encode_to_vec()), Ok(map));
         }
 
         #[test]

@@ -11,8 +11,8 @@ use tracing::{debug, warn};
 
 use super::ask::{Answer, ask};
 use super::{
-    MaintenanceError, OperationError, Progress, flatten, metadata, rename, resize, snapshot_create,
-    snapshot_protect, snapshot_remove, snapshot_rename,
+    MaintenanceError, OperationError, Progress, features, flatten, metadata, object_map, rename, resize,
+    snapshot_create, snapshot_protect, snapshot_remove, snapshot_rename,
 };
 use crate::image::core::{Core, Right};
 use crate::lock::Holder;
@@ -58,6 +58,12 @@ impl<'a, S: ObjectStore> Turn<'a, S> {
         let right = core.begin_maintenance().await?;
         let terms = if right.has_lock() { Terms::Tenure(core.tenure()) } else { Terms::Lock };
         Ok(Self { core, terms })
+    }
+
+    /// For work on the object map of a snapshot: only copy-ups change that as well, and they are made under the lock.
+    pub(crate) fn of_snapshot_map(core: &'a Core<S>) -> Self {
+        let terms = if core.header().parent.is_some() { Terms::Lock } else { Terms::Lockless };
+        Self { core, terms }
     }
 
     /// For an operation that another client wants, accepted in this tenure of the lock.
@@ -187,13 +193,12 @@ fn needs_lock(request: &Maintenance, features: Features) -> bool {
 
 /// Whether this client can do it for another.
 pub(super) fn is_supported(request: &Maintenance) -> bool {
-    !matches!(
-        request,
-        Maintenance::Migrate
-            | Maintenance::Sparsify { .. }
-            | Maintenance::RebuildObjectMap
-            | Maintenance::UpdateFeatures { .. }
-    )
+    match request {
+        Maintenance::Migrate | Maintenance::Sparsify { .. } => false,
+        // Who wants a journal makes it himself.
+        Maintenance::UpdateFeatures { features, .. } => !features.contains(Features::JOURNALING),
+        _ => true,
+    }
 }
 
 /// Changes the image, and tells all clients.
@@ -221,6 +226,10 @@ pub(super) async fn execute<S: ObjectStore>(
             snapshot_protect::unprotect(turn, namespace, name).await?;
         }
         Maintenance::Rename { name } => return rename::run(turn, name).await,
+        Maintenance::RebuildObjectMap => object_map::rebuild(turn, progress).await?,
+        Maintenance::UpdateFeatures { features: which, enable } => {
+            features::run(turn, *which, *enable).await?
+        }
         Maintenance::UpdateMetadata { key, value } => metadata::run(turn, key, value.as_deref()).await?,
         other => return Err(MaintenanceError::Unsupported { operation: other.op() }.into()),
     }

@@ -3,6 +3,7 @@
 use rados::Errno;
 use thiserror::Error;
 
+use crate::operations::FeatureError;
 use crate::watcher::{Maintenance, NotifyOp};
 use crate::{ImageError, LockOwner, ObjectMapError};
 
@@ -13,6 +14,15 @@ pub enum MaintenanceError {
     /// The object map cannot follow.
     #[error("cannot keep the image's object map right")]
     ObjectMap(#[from] ObjectMapError),
+    /// Features cannot be enabled or disabled.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
+    /// The image has no object map.
+    #[error("image {image} does not have the feature object-map")]
+    NoObjectMap {
+        /// The image.
+        image: String,
+    },
     /// Nobody can do that here.
     #[error("{operation} is not supported")]
     Unsupported {
@@ -188,6 +198,8 @@ impl MaintenanceError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::ObjectMap(error) => ImageError::ObjectMap(error.clone()).errno(),
+            Self::Feature(error) => error.errno(),
+            Self::NoObjectMap { .. } => Errno::EINVAL,
             Self::Unsupported { .. } => Errno::EOPNOTSUPP,
             Self::LockMoved => ERESTART,
             Self::Owner { errno, .. } | Self::Quiesce { errno, .. } => *errno,
@@ -207,6 +219,7 @@ impl MaintenanceError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         Some(match self {
+            Self::Feature(error) => return error.help(),
             Self::TooManySnapshots { image, .. } => {
                 format!("raise the limit: rbd snap limit set {image} --limit NUMBER, or remove snapshots")
             }

@@ -17,10 +17,12 @@
 
 mod ask;
 mod error;
+pub(crate) mod features;
 mod flatten;
 mod maintain;
 mod maintenance_error;
 mod metadata;
+pub(crate) mod object_map;
 mod quiesce;
 mod rename;
 mod resize;
@@ -33,11 +35,14 @@ pub(crate) mod snapshot_remove;
 mod snapshot_rename;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_object_map;
 
 use crate::OpFeatures;
 use crate::header::Header;
 pub(crate) use ask::Asked;
 pub use error::OperationError;
+pub use features::FeatureError;
 pub(crate) use maintain::{Turn, maintain};
 pub use maintenance_error::MaintenanceError;
 pub(crate) use serve::{Served, serve};
