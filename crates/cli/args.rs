@@ -12,7 +12,7 @@ use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
     children, clone, config, create, diff, du, export, flatten, image_meta, info, lock, ls, namespace, pool,
-    resize, rm, serve, snap, status, trash, watch,
+    rename, resize, rm, serve, snap, status, trash, watch,
 };
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
@@ -60,6 +60,9 @@ pub(crate) enum Command {
     Snap(snap::SnapCommand),
     /// Make an image larger or smaller.
     Resize(resize::ResizeArgs),
+    /// Give an image another name.
+    #[command(visible_alias = "mv")]
+    Rename(rename::RenameArgs),
     /// Remove an image for good.
     #[command(visible_alias = "remove")]
     Rm(rm::RmArgs),
@@ -106,6 +109,7 @@ impl Command {
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),
             Self::Resize(args) => block_on(resize::run(args, overrides)),
+            Self::Rename(args) => block_on(rename::run(args, overrides)),
             Self::Rm(args) => block_on(rm::run(args, overrides)),
             Self::Clone(args) => block_on(clone::run(args, overrides)),
             Self::Flatten(args) => block_on(flatten::run(args, overrides)),

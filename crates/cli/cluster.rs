@@ -63,7 +63,6 @@ pub(crate) struct Cluster {
     user: String,
 }
 
-#[allow(dead_code, reason = "commands that change images come one by one")]
 impl Cluster {
     pub(crate) async fn connect(overrides: &Overrides) -> Result<Self, Error> {
         let config = ceph_conf::load(&Environment::from_process()?, overrides)?;

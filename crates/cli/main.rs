@@ -33,15 +33,14 @@ mod namespace;
 mod output;
 mod pool;
 mod predecessors;
-#[allow(dead_code, reason = "commands that change images come one by one")]
 mod progress;
+mod rename;
 mod report;
 mod resize;
 mod rm;
 mod serve;
 mod size;
 mod snap;
-#[allow(dead_code, reason = "commands that change images come one by one")]
 mod spec;
 mod status;
 mod target;

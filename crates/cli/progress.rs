@@ -38,9 +38,14 @@ impl ProgressLine {
     pub(crate) fn finish<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
         match outcome {
             Ok(_) => self.print(100, "done.", "\n"),
-            Err(_) => self.print(self.percent.load(Ordering::Relaxed), "failed.", "\n"),
+            Err(_) => self.fail(),
         }
         outcome
+    }
+
+    /// Says that the work was not done, or not all of it.
+    pub(crate) fn fail(&self) {
+        self.print(self.percent.load(Ordering::Relaxed), "failed.", "\n");
     }
 
     fn print(&self, percent: u64, how: &str, end: &str) {

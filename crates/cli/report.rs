@@ -87,6 +87,7 @@ impl Error {
     /// The errno behind it, as the exit code of `rbd` is; 1 if there is none.
     pub(crate) fn exit_code(&self) -> ExitCode {
         let errno = match self {
+            Self::Usage(UsageError::NoLimit) => Errno(34), // ERANGE
             Self::Spec(_)
             | Self::QemuName(_)
             | Self::Usage(_)

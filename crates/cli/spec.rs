@@ -190,6 +190,10 @@ pub(crate) enum UsageError {
     NameAndId { id: String },
     #[error("the snapshot is named by its name and by its number, {id}")]
     SnapNameAndId { id: u64 },
+    #[error("{what} can be renamed only within {of}")]
+    OtherPlace { what: &'static str, of: &'static str },
+    #[error("--limit was not specified")]
+    NoLimit,
     #[error("'{text}' is no date")]
     Date { text: String },
     #[error("the date {text} has passed already")]

@@ -76,9 +76,7 @@ fn clones_and_removals_are_like_those_of_rbd() {
     let twins = Twins::new(cluster, "family");
     twins.run("create NS/parent --size 10M");
     twins.run("snap create NS/parent@base");
-    for side in BOTH {
-        cluster.run(&format!("rbd snap protect {}/parent@base", twins.place(side)));
-    }
+    twins.run("snap protect NS/parent@base");
     for command in [
         "clone NS/parent@base NS/first",
         "clone --rbd-default-clone-format 2 NS/parent@base NS/second --object-size 64K",
@@ -86,6 +84,15 @@ fn clones_and_removals_are_like_those_of_rbd() {
         "rm NS/parent",
         "rm NS/first",
         "trash mv NS/second",
+        "flatten NS/second",
+        "snap unprotect NS/parent@base",
+        "snap rm NS/parent@base",
+        "flatten NS/third",
+        "snap unprotect NS/parent@base",
+        "clone --rbd-default-clone-format 2 NS/parent@base NS/fourth",
+        "snap rm NS/parent@base",
+        "flatten NS/fourth",
+        "rm NS/parent",
     ] {
         twins.run(command);
         for shown in [
@@ -99,6 +106,61 @@ fn clones_and_removals_are_like_those_of_rbd() {
         }
     }
     twins.assert_same("info NS/third");
+}
+
+#[test]
+fn snapshots_live_as_with_rbd() {
+    let cluster = Cluster::shared();
+    let twins = Twins::new(cluster, "snapshots");
+    for command in [
+        "create NS/i --size 10M",
+        "snap create NS/i@one",
+        "snap create --pool rbdpool --snap two NS/i --skip-quiesce",
+        "resize NS/i --size 20M",
+        "snap create NS/i@three --ignore-quiesce-error",
+        "snap rename NS/i@two NS/i@zwei",
+        "snap rename NS/i@one NS/i@three",
+        "snap protect NS/i@one",
+        "snap rollback NS/i@one",
+        "snap limit set NS/i --limit 3",
+        "snap create NS/i@four",
+        "snap limit set NS/i --limit 2",
+        "snap limit clear NS/i",
+        "snap create NS/i@four",
+        "snap remove NS/i@zwei",
+        "snap revert NS/i@four",
+        "snap purge NS/i",
+        "snap unprotect NS/i@one",
+        "snap purge NS/i",
+        "rename NS/i NS/renamed",
+        "mv NS/renamed NS/i",
+    ] {
+        twins.run(command);
+        for shown in ["info NS/i", "snap ls NS/i", "ls -l NS"] {
+            if !command.starts_with("rename") || shown.starts_with("ls") {
+                twins.assert_same(shown);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forced_removal_of_a_snapshot_flattens_its_clones() {
+    let cluster = Cluster::shared();
+    let twins = Twins::new(cluster, "forced");
+    for command in [
+        "create NS/i --size 10M",
+        "snap create NS/i@s",
+        "snap protect NS/i@s",
+        "clone NS/i@s NS/clone",
+        "snap rm NS/i@s",
+        "snap rm NS/i@s --force",
+    ] {
+        twins.run(command);
+    }
+    for shown in ["info NS/clone", "snap ls --all NS/i", "info NS/i", "ls -l NS"] {
+        twins.assert_same(shown);
+    }
 }
 
 #[test]

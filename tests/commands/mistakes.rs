@@ -69,6 +69,17 @@ const WRONG: &[&str] = &[
     "create rbdpool/m/new --size 1M --data-pool nopool",
     "namespace rm rbdpool/nons",
     "namespace ls nopool",
+    "snap create rbdpool/m/none@s",
+    "snap rm rbdpool/m/i@none",
+    "snap rm rbdpool/m/i --snap-id 12345",
+    "snap purge rbdpool/m/none",
+    "snap rollback rbdpool/m/i@none",
+    "snap rename rbdpool/m/i@none rbdpool/m/i@new",
+    "snap protect rbdpool/m/i@none",
+    "snap unprotect rbdpool/m/i@none",
+    "snap limit set rbdpool/m/none --limit 1",
+    "rename rbdpool/m/none rbdpool/m/new",
+    "flatten rbdpool/m/none",
     // It exists.
     "create rbdpool/m/i --size 1M",
     "snap create rbdpool/m/i@s",
@@ -76,10 +87,19 @@ const WRONG: &[&str] = &[
     "namespace create rbdpool/m",
     "lock add rbdpool/m/locked by-hand",
     "lock add rbdpool/m/locked another",
+    "snap rename rbdpool/m/i@s rbdpool/m/i@p",
+    "rename rbdpool/m/i rbdpool/m/other",
     // Something depends on it.
+    "snap unprotect rbdpool/m/i@p",
+    "snap rm rbdpool/m/i@p",
     "rm rbdpool/m/i",
     "namespace rm rbdpool/m",
     // Not as it is.
+    "snap protect rbdpool/m/i@p",
+    "snap unprotect rbdpool/m/i@s",
+    "snap limit set rbdpool/m/i --limit 1",
+    "flatten rbdpool/m/i",
+    "flatten rbdpool/m/other",
     "clone rbdpool/m/i@s rbdpool/m/new --rbd-default-clone-format 1",
     "resize rbdpool/m/i --size 10M",
     "resize rbdpool/m/i --size 5M",
@@ -103,6 +123,11 @@ const WRONG: &[&str] = &[
     "snap ls rbdpool/m/i@s",
     "snap create rbdpool/m/i",
     "snap create rbdpool/m/i@a/b",
+    "snap limit set rbdpool/m/i",
+    "snap rename rbdpool/m/i@s rbdpool/m/other@t",
+    "snap rename rbdpool/m/i@s",
+    "rename rbdpool/m/i",
+    "rename rbdpool/m/i rbdpool/new",
     "lock add rbdpool/m/i",
     "lock rm rbdpool/m/i id",
     "lock rm rbdpool/m/i id somebody",
@@ -119,6 +144,7 @@ fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
     for command in [
         "rbd create rbdpool/dry/i --size 10M",
         "rbd create rbdpool/dry/parent --size 10M && rbd snap create --no-progress rbdpool/dry/parent@s",
+        "rbd snap create --no-progress rbdpool/dry/parent@p && rbd snap protect rbdpool/dry/parent@p",
         "rbd create rbdpool/dry/old --size 10M && rbd trash mv rbdpool/dry/old",
     ] {
         cluster.run(command);
@@ -132,6 +158,9 @@ fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
         "trash purge rbdpool/dry".to_owned(),
         "resize --allow-shrink rbdpool/dry/i --size 1M".to_owned(),
         "namespace rm rbdpool/dry-empty".to_owned(),
+        "snap rm rbdpool/dry/parent@s".to_owned(),
+        "snap purge rbdpool/dry/parent".to_owned(),
+        "snap rollback rbdpool/dry/parent@s".to_owned(),
     ] {
         let said = Side::Ours.run(cluster, &format!("{command} --dry-run"));
         assert!(said.starts_with("would "), "{command}: {said}");
@@ -141,6 +170,9 @@ fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
         ("rm rbdpool/dry/none", 2),
         ("resize rbdpool/dry/i --size 1M", 22),
         ("namespace rm rbdpool/dry", 16),
+        ("snap rm rbdpool/dry/parent@none", 2),
+        ("snap rm rbdpool/dry/parent@p", 16),
+        ("snap rollback rbdpool/dry/parent@none", 2),
         ("trash rm rbdpool/dry/none", 2),
     ] {
         let refused = Side::Ours.try_run(cluster, &format!("{command} --dry-run"));
