@@ -1,0 +1,304 @@
+//! Clones: whatever the parent is and wherever it lies, the clone and its snapshots hold what they should, for librbd as
+//! well as for us; the object maps are right; and without its parent a clone still has everything.
+
+#![allow(clippy::unwrap_used, reason = "test")]
+#![allow(clippy::cast_possible_truncation, reason = "test")]
+
+mod common;
+
+use std::fs;
+
+use common::nbd::{Client, Command, Request};
+use common::random::Rng;
+use common::{Cluster, KIB, MIB, Server, json, program, run, run_within};
+
+const SIZE: u64 = 24 * MIB;
+
+/// A clone, what it should hold, and its snapshots and what they should hold.
+struct Clone<'a> {
+    cluster: &'a Cluster,
+    spec: String,
+    head: Vec<u8>,
+    snapshots: Vec<(String, Vec<u8>)>,
+}
+
+/// A user who may write where the clones are, and read where the parents are.
+fn user(cluster: &Cluster, name: &str, osd: &str) -> String {
+    let keyring = cluster.file(&format!("client.{name}.keyring"));
+    cluster.run(&format!("ceph auth get-or-create client.{name} mon 'profile rbd' osd '{osd}' -o {keyring}"));
+    name.to_owned()
+}
+
+fn serve(cluster: &Cluster, user: &str, specs: &[&str]) -> Server {
+    let keyring = cluster.file(&format!("client.{user}.keyring"));
+    let mut command = program();
+    command.args(["serve", "--id", user, "--conf", &cluster.conf(), "--keyring", &keyring]).args(specs);
+    Server::serve_with(cluster, &mut command)
+}
+
+/// Data with holes of all sizes.
+fn contents(rng: &mut Rng, size: u64) -> Vec<u8> {
+    let mut contents = vec![0; size as usize];
+    while rng.range(0..24) > 0 {
+        let offset = rng.range(0..size);
+        let len = rng.range(1..2 * MIB).min(size - offset);
+        let byte = rng.next() as u8;
+        for (at, place) in contents[offset as usize..(offset + len) as usize].iter_mut().enumerate() {
+            *place = byte.wrapping_add((at / 61) as u8) | 1;
+        }
+    }
+    contents
+}
+
+/// Makes an image of these contents, with a snapshot `base`.
+fn golden(cluster: &Cluster, spec: &str, options: &str, contents: &[u8]) {
+    let file = cluster.file("golden.raw");
+    fs::write(&file, contents).unwrap();
+    cluster.run(&format!(
+        "rbd import --no-progress {options} {file} {spec} && rbd snap create --no-progress {spec}@base"
+    ));
+}
+
+impl Clone<'_> {
+    /// Writes, discards and zeroes here and there, several requests at a time, and takes snapshots in between.
+    fn change(&mut self, server: &Server, rng: &mut Rng, rounds: usize) {
+        let mut client = Client::connect(server.socket(), &self.spec).unwrap();
+        for round in 0..rounds {
+            let mut under_way = Vec::new();
+            // Every request in a slot of its own: the order of others does not matter.
+            let slots = 12;
+            for slot in 0..slots {
+                let (from, to) = (slot * SIZE / slots, (slot + 1) * SIZE / slots);
+                let unit = *rng.pick(&[1, 512, 4 * KIB, 64 * KIB]);
+                let offset = rng.range(from..to).next_multiple_of(unit).min(to);
+                let len = (rng.range(1..MIB).next_multiple_of(unit)).min(to - offset);
+                let range = offset as usize..(offset + len) as usize;
+                let command =
+                    *rng.pick(&[Command::Write, Command::Write, Command::WriteZeroes, Command::Trim]);
+                let data = match command {
+                    Command::Write => vec![rng.next() as u8 | 1; len as usize],
+                    _ => Vec::new(),
+                };
+                match command {
+                    Command::Write => self.head[range].copy_from_slice(&data),
+                    Command::WriteZeroes => self.head[range].fill(0),
+                    _ => {
+                        // What is no whole granule stays.
+                        let (start, end) = (range.start.next_multiple_of(65536), range.end / 65536 * 65536);
+                        if start < end {
+                            self.head[start..end].fill(0);
+                        }
+                    }
+                }
+                if len > 0 {
+                    under_way.push(client.submit(Request::new(command, offset, len), &data).unwrap());
+                }
+            }
+            for cookie in under_way {
+                client.wait(cookie).unwrap();
+            }
+            if round % 3 == 1 {
+                let name = format!("{}@s{}", self.spec, self.snapshots.len());
+                self.cluster.run(&format!("rbd snap create --no-progress {name}"));
+                self.snapshots.push((name, self.head.clone()));
+            }
+        }
+        assert!(client.read_all().unwrap() == self.head, "{} as we serve it", self.spec);
+        client.disconnect();
+    }
+
+    /// Compares everything with what librbd and we read, and the object maps with the objects.
+    fn verify(&self, user: &str) {
+        let head = [(self.spec.clone(), self.head.clone())];
+        let all: Vec<_> = head.iter().chain(&self.snapshots).collect();
+        for (spec, expected) in &all {
+            let file = self.cluster.file("exported.raw");
+            self.cluster.run(&format!("rm -f {file}; rbd export --no-progress {spec} {file}"));
+            same(&fs::read(&file).unwrap(), expected, &format!("{spec} as librbd reads it"));
+            self.cluster.assert_object_map_is_correct(spec);
+        }
+        let specs: Vec<_> = all.iter().map(|(spec, _)| spec.as_str()).collect();
+        let server = serve(self.cluster, user, &specs);
+        for (spec, expected) in &all {
+            let mut client = Client::connect(server.socket(), spec).unwrap();
+            same(&client.read_all().unwrap(), expected, &format!("{spec} as we read it"));
+            client.disconnect();
+            // By way of the block status, too.
+            let copy = self.cluster.file("copied.raw");
+            run(&format!("rm -f {copy}; qemu-img convert -f raw -O raw '{}' {copy}", server.uri(spec)));
+            same(&fs::read(&copy).unwrap(), expected, &format!("{spec} as qemu-img copies it"));
+        }
+        server.stop();
+    }
+}
+
+fn same(found: &[u8], expected: &[u8], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let wrong = found.iter().zip(expected).position(|(a, b)| a != b);
+    assert_eq!(wrong, None, "{what} is wrong at this place");
+}
+
+/// Cut or filled up with zeroes.
+fn sized(contents: &[u8]) -> Vec<u8> {
+    let mut sized = contents.to_vec();
+    sized.resize(SIZE as usize, 0);
+    sized
+}
+
+#[test]
+fn clones_of_every_kind_hold_what_was_written_with_their_parent_and_without() {
+    let cluster = Cluster::shared();
+    for pool in ["golden", "data"] {
+        cluster.run(&format!("ceph osd pool create {pool} 8 && rbd pool init {pool}"));
+    }
+    cluster.run("rbd namespace create golden/ns && rbd namespace create rbdpool/vms");
+    let user =
+        user(cluster, "clones", "profile rbd pool=rbdpool, profile rbd pool=golden, profile rbd pool=data");
+    let v1 = "--rbd-default-clone-format 1";
+    let v2 = "--rbd-default-clone-format 2";
+    // Where the parent is, how it is made, how and where the clone is made.
+    let kinds = [
+        ("rbdpool/base0", "", format!("{v2} rbdpool/base0@base rbdpool/clone0")),
+        (
+            "golden/base1",
+            "--object-size 1M --stripe-unit 65536 --stripe-count 4",
+            format!("{v1} golden/base1@base rbdpool/clone1"),
+        ),
+        (
+            "golden/ns/base2",
+            "--object-size 8M",
+            format!(
+                "{v2} --object-size 2M --stripe-unit 32768 --stripe-count 3 golden/ns/base2@base rbdpool/vms/clone2"
+            ),
+        ),
+        (
+            "golden/base3",
+            "--object-size 64K --data-pool data",
+            format!("{v2} --data-pool data --object-size 4M golden/base3@base rbdpool/clone3"),
+        ),
+        ("rbdpool/base4", "", format!("{v2} --image-feature layering rbdpool/base4@base rbdpool/clone4")),
+        (
+            "golden/base5",
+            "",
+            format!(
+                "{v2} --image-feature layering,exclusive-lock,object-map golden/base5@base rbdpool/clone5"
+            ),
+        ),
+    ];
+    let mut rng = Rng::new(7);
+    for (number, (parent, options, clone)) in kinds.iter().enumerate() {
+        let size = rng.range(8 * MIB..SIZE);
+        let content = contents(&mut rng, size);
+        golden(cluster, parent, options, &content);
+        if clone.contains(v1) {
+            cluster.run(&format!("rbd snap protect {parent}@base"));
+        }
+        cluster.run(&format!("rbd clone {clone}"));
+        let spec = clone.split(' ').next_back().unwrap().to_owned();
+        cluster.run(&format!("rbd resize --no-progress --size {SIZE}B {spec}"));
+        let mut clone = Clone { cluster, spec: spec.clone(), head: sized(&content), snapshots: Vec::new() };
+        let server = serve(cluster, &user, &[&spec]);
+        clone.change(&server, &mut rng, 8);
+        server.stop();
+        clone.verify(&user);
+
+        // Flattened by librbd, which asks us, in the middle of changes.
+        let server = serve(cluster, &user, &[&spec]);
+        let flatten = std::thread::scope(|scope| {
+            let flatten = scope.spawn(|| cluster.run(&format!("rbd flatten --no-progress {spec}")));
+            clone.change(&server, &mut rng, 3);
+            flatten.join().unwrap()
+        });
+        assert_eq!(flatten, "", "clone {number}");
+        assert!(
+            json(&cluster.run(&format!("rbd info {spec} --format json")))["parent"].is_null()
+                || number == 4
+                || number == 5
+        );
+        clone.change(&server, &mut rng, 2);
+        server.stop();
+        clone.verify(&user);
+        if number != 4 && number != 5 {
+            // No snapshot needs the parent either: with deep-flatten they have all of their own.
+            assert_eq!(cluster.run(&format!("rbd children {parent}@base")), "");
+            cluster.run(&format!("rbd snap unprotect {parent}@base || true; rbd snap rm --no-progress {parent}@base && rbd rm --no-progress {parent}"));
+            clone.verify(&user);
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_clones_is_read_through_and_its_middle_may_be_flattened_in_use() {
+    let cluster = Cluster::shared();
+    let mut rng = Rng::new(8);
+    let content = contents(&mut rng, SIZE);
+    golden(cluster, "rbdpool/chain0", "", &content);
+    let mut middle = Clone { cluster, spec: "rbdpool/chain1".into(), head: content, snapshots: Vec::new() };
+    cluster.run("rbd clone --rbd-default-clone-format 2 rbdpool/chain0@base rbdpool/chain1");
+    let server = serve(cluster, "qemu", &["rbdpool/chain1"]);
+    middle.change(&server, &mut rng, 2);
+    server.stop();
+    let mut top = Clone {
+        cluster,
+        spec: "rbdpool/chain3".into(),
+        head: middle.snapshots[0].1.clone(),
+        snapshots: Vec::new(),
+    };
+    cluster.run("rbd clone --rbd-default-clone-format 2 --object-size 1M rbdpool/chain1@s0 rbdpool/chain2");
+    cluster.run("rbd snap create --no-progress rbdpool/chain2@base");
+    cluster.run("rbd clone --rbd-default-clone-format 2 rbdpool/chain2@base rbdpool/chain3");
+    let server = serve(cluster, "qemu", &["rbdpool/chain3"]);
+    top.change(&server, &mut rng, 2);
+    // Its grandparent loses its own parent, and that goes away.
+    cluster.run("rbd flatten --no-progress rbdpool/chain1");
+    cluster.run("rbd snap rm --no-progress rbdpool/chain0@base && rbd rm --no-progress rbdpool/chain0");
+    top.change(&server, &mut rng, 2);
+    server.stop();
+    middle.verify("qemu");
+    top.verify("qemu");
+}
+
+#[test]
+fn a_parent_in_the_trash_is_opened_and_goes_with_its_last_clone() {
+    let cluster = Cluster::shared();
+    let mut rng = Rng::new(9);
+    let content = contents(&mut rng, SIZE);
+    golden(cluster, "rbdpool/old", "", &content);
+    cluster.run("rbd clone --rbd-default-clone-format 2 rbdpool/old@base rbdpool/heir");
+    cluster.run("rbd snap rm --no-progress rbdpool/old@base && rbd trash mv rbdpool/old");
+    let mut heir = Clone { cluster, spec: "rbdpool/heir".into(), head: content, snapshots: Vec::new() };
+    let server = serve(cluster, "qemu", &["rbdpool/heir"]);
+    heir.change(&server, &mut rng, 2);
+    cluster.run("rbd flatten --no-progress rbdpool/heir");
+    heir.change(&server, &mut rng, 1);
+    server.stop();
+    heir.verify("qemu");
+    let trash = json(&cluster.run("rbd trash ls rbdpool --format json"));
+    let id = trash[0]["id"].as_str().unwrap();
+    let snapshots = json(&cluster.run(&format!("rbd snap ls --all rbdpool --image-id {id} --format json")));
+    assert_eq!(snapshots, serde_json::json!([]), "the removed snapshot went with its last clone");
+}
+
+#[test]
+fn reading_the_parents_pool_is_enough_and_without_it_the_parent_is_named() {
+    let cluster = Cluster::shared();
+    let mut rng = Rng::new(10);
+    let content = contents(&mut rng, SIZE);
+    cluster.run("ceph osd pool create shared 8 && rbd pool init shared");
+    golden(cluster, "shared/base", "", &content);
+    cluster.run("rbd clone --rbd-default-clone-format 2 shared/base@base rbdpool/reader");
+    let reader = user(cluster, "reader", "profile rbd pool=rbdpool, profile rbd-read-only pool=shared");
+    let mut clone = Clone { cluster, spec: "rbdpool/reader".into(), head: content, snapshots: Vec::new() };
+    let server = serve(cluster, &reader, &["rbdpool/reader"]);
+    clone.change(&server, &mut rng, 3);
+    server.stop();
+    clone.verify(&reader);
+
+    let socket = cluster.file("refused.sock");
+    let mut command = program();
+    command.args(["serve", "--id", "qemu", "--conf", &cluster.conf(), "--socket", &socket, "rbdpool/reader"]);
+    let message = run_within(std::time::Duration::from_secs(30), &mut command).failure();
+    for part in ["the parent of image reader", "shared/", "osd 'profile rbd-read-only pool=shared'"] {
+        assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+}
