@@ -215,22 +215,24 @@ async fn images_by_id<S: ObjectStore>(store: &S) -> Result<BTreeMap<String, (Str
 ///
 /// # Errors
 /// [`OperationError::Op`]; what concerns the parent's snapshot and the parent itself is only logged.
-pub(crate) fn detach_child<'a, S: ObjectStore>(
-    store: &'a S,
-    header: &'a Header,
-    id: &'a str,
-) -> BoxFuture<'a, Result<(), OperationError>> {
-    // Maintenance of the parent may be part of it, which has this among its parts.
-    Box::pin(async move {
-        let Some(parent) = &header.parent else { return Ok(()) };
-        let doing = "tell the parent that it has one clone less";
-        if !header.op_features.contains(OpFeatures::CLONE_CHILD) {
-            let operation = cls::children::remove_child(Operation::new(), parent, id);
-            return match change(store, CHILDREN, operation).await {
-                Err(error) if error.is(Errno::ENOENT) => Ok(()),
-                result => result.map_err(failed(doing)),
-            };
-        }
+pub(crate) async fn detach_child<S: ObjectStore>(
+    store: &S,
+    header: &Header,
+    id: &str,
+) -> Result<(), OperationError> {
+    leave_parent(store, header, id).await?;
+    clean_up_parent(store, header).await;
+    Ok(())
+}
+
+/// The first half of [`detach_child`]: tells the parent, or the pool of a clone of version 1.
+pub(crate) async fn leave_parent<S: ObjectStore>(
+    store: &S,
+    header: &Header,
+    id: &str,
+) -> Result<(), OperationError> {
+    let Some(parent) = &header.parent else { return Ok(()) };
+    let (store, object, operation) = if header.op_features.contains(OpFeatures::CLONE_CHILD) {
         // The pool of the parent may be gone, and the parent with it.
         let Ok(parent_store) = store.with_pool(parent.pool, &parent.namespace) else { return Ok(()) };
         let child = ChildSpec {
@@ -239,14 +241,29 @@ pub(crate) fn detach_child<'a, S: ObjectStore>(
             image_id: id.to_owned(),
         };
         let operation = cls::children::child_detach(Operation::new(), parent.snap, &child);
-        match change(&parent_store, &names::header_object(&parent.image_id), operation).await {
-            Err(error) if error.is(Errno::ENOENT) => {}
-            result => result.map_err(failed(doing))?,
+        (parent_store, names::header_object(&parent.image_id), operation)
+    } else {
+        let operation = cls::children::remove_child(Operation::new(), parent, id);
+        (store.clone(), CHILDREN.to_owned(), operation)
+    };
+    match change(&store, &object, operation).await {
+        Err(error) if error.is(Errno::ENOENT) => Ok(()),
+        result => result.map_err(failed("tell the parent that it has one clone less")),
+    }
+}
+
+/// The other half: removes what only the clone kept, with `header` as it was when it was a clone.
+pub(crate) fn clean_up_parent<'a, S: ObjectStore>(store: &'a S, header: &'a Header) -> BoxFuture<'a, ()> {
+    // Maintenance of the parent may be part of it, which has this among its parts.
+    Box::pin(async move {
+        let Some(parent) = &header.parent else { return };
+        if !header.op_features.contains(OpFeatures::CLONE_CHILD) {
+            return;
         }
+        let Ok(parent_store) = store.with_pool(parent.pool, &parent.namespace) else { return };
         if let Err(error) = remove_unneeded_snapshot(&parent_store, parent).await {
             warn!(parent = parent.image_id, %error, "could not clean up after the last clone of a snapshot");
         }
-        Ok(())
     })
 }
 

@@ -11,6 +11,7 @@
 //! Ceph: `src/librbd/image/RefreshParentRequest.cc`, `read_parent` in `src/librbd/io/Utils.cc`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -32,6 +33,10 @@ pub(super) const MAX_CHAIN: usize = 64;
 
 /// Stripe units of one object that are read from the parent at the same time.
 const UNITS_AT_ONCE: usize = 16;
+
+/// How often to look whether a parent that is gone is needed any more, and in which intervals: 30 seconds.
+const PATIENCE: u32 = 300;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The snapshot that what is open is a clone of.
 pub(crate) struct Parent<S: ObjectStore> {
@@ -98,16 +103,27 @@ impl<S: ObjectStore> Core<S> {
         origin: &Origin<S>,
     ) -> Result<Option<ReadData>, ImageError> {
         let data = self.read_parent(extent, origin).await;
-        if data.as_ref().is_err_and(|error| error.errno() == Errno::ENOENT) {
-            // Those who may not watch the header learn of it in this way only.
-            self.outdate();
-        }
-        if self.announced() == origin.announced {
+        let gone = data.as_ref().is_err_and(|error| error.errno() == Errno::ENOENT);
+        if !gone && self.announced() == origin.announced {
             return data.map(Some);
         }
-        self.ensure_fresh().await?;
-        let now = self.origin(extent.object);
-        if now.is_some_and(|now| now.is_same(origin)) { data.map(Some) } else { Ok(None) }
+        for round in 0..PATIENCE {
+            // Those who may not watch the header learn of it in this way only.
+            if gone && round % 10 == 0 {
+                self.outdate();
+            }
+            self.ensure_fresh().await?;
+            let now = self.origin(extent.object);
+            if !now.is_some_and(|now| now.is_same(origin)) {
+                return Ok(None);
+            }
+            if !gone {
+                break;
+            }
+            // librbd removes the parent's snapshot some time before a flattened clone is said to be one no more.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        data.map(Some)
     }
 
     /// Reads what a missing object has of the parent, and zeroes after it.

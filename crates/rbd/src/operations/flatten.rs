@@ -3,6 +3,7 @@
 //! ```text
 //! each object that does not exist: copy-up, for the snapshots as well
 //!   --> the parent (or its pool) forgets the clone --> the clone forgets the parent
+//!   --> what only the clone kept is removed: a snapshot in the trash, an image in the trash
 //! ```
 //! Without the feature deep-flatten, snapshots that were taken before keep the parent, and it keeps the clone.
 //!
@@ -40,14 +41,21 @@ pub(super) async fn run<S: ObjectStore>(
             continue;
         }
         let header = core.header();
-        if header.features.contains(Features::DEEP_FLATTEN) || header.snapshots.is_empty() {
-            children::detach_child(&core.store, &header, &core.id).await?;
+        let leaves = header.features.contains(Features::DEEP_FLATTEN) || header.snapshots.is_empty();
+        if leaves {
+            children::leave_parent(&core.store, &header, &core.id).await?;
         }
         match turn.change_header(&right, "part the image from its parent", parent_detach).await {
             Err(OperationError::Op { source, .. }) if source.refusal() == Some(Errno::ENOENT) => {}
             result => result?,
         }
         core.ensure_fresh().await?;
+        if leaves {
+            // Not before everybody knows that nothing of it is needed any more. It may take long.
+            core.announce_update().await;
+            drop(right);
+            children::clean_up_parent(&core.store, &header).await;
+        }
         info!(image = core.display_name(), "flattened");
         return Ok(());
     }
