@@ -19,7 +19,7 @@ pub(crate) use backend::{Backend, Kind};
 pub(crate) use cluster::{Cluster, Image, Release};
 pub(crate) use guest::Guest;
 pub(crate) use load::Load;
-pub(crate) use process::{Output, Running, run, run_within, start, wait_until};
+pub(crate) use process::{Output, Running, run, run_within, start, start_command, wait_until};
 pub(crate) use server::{Server, program, qemu_io};
 
 pub(crate) const KIB: u64 = 1 << 10;

@@ -301,7 +301,7 @@ async fn remove_unneeded_snapshot<S: ObjectStore>(
     };
     if entry.is_some_and(is_unneeded) {
         // The parent may itself be the last clone of such a snapshot, and so on.
-        Box::pin(crate::remove::remove_entry(store, &parent.image_id, None, &())).await?;
+        Box::pin(crate::remove::remove_entry(store, &parent.image_id, &parent.image_id, None, &())).await?;
     }
     Ok(())
 }

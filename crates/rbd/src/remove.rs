@@ -81,7 +81,7 @@ pub async fn remove_image<S: ObjectStore>(
             {
                 trash::take_name(store, &entry).await?;
             }
-            return remove_entry(store, &id, None, progress).await;
+            return remove_entry(store, name, &id, None, progress).await;
         }
     };
     let config = config.of_pool(store).await;
@@ -103,7 +103,7 @@ pub async fn remove_image<S: ObjectStore>(
         release(held).await;
         return Err(error);
     }
-    let removed = remove_entry(store, &id, held, progress).await;
+    let removed = remove_entry(store, name, &id, held, progress).await;
     if let Err(error) = &removed
         && matches!(error, OperationError::Remove(_))
     {
@@ -139,10 +139,12 @@ async fn find<S: ObjectStore>(store: &S, name: &str) -> Result<Found, OperationE
 }
 
 /// Removes the image of an entry of the trash, then the entry. Where it may not be removed the entry is as before.
+/// `shown` is what the user calls the image.
 ///
 /// Ceph: `src/librbd/trash/RemoveRequest.cc`.
 pub(crate) async fn remove_entry<S: ObjectStore>(
     store: &S,
+    shown: &str,
     id: &str,
     held: Option<Image<S>>,
     progress: &dyn Progress,
@@ -153,14 +155,14 @@ pub(crate) async fn remove_entry<S: ObjectStore>(
     }
     let held = match held {
         // Who opened it by its name while it had one is seen now.
-        Some(image) => match still_unneeded(store, id, &image).await {
+        Some(image) => match still_unneeded(store, shown, id, &image).await {
             Ok(()) => Ok(Some(image)),
             Err(error) => {
                 image.close().await;
                 Err(error)
             }
         },
-        None => hold(store, id, id).await,
+        None => hold(store, id, shown).await,
     };
     let removed = match held {
         Ok(held) => destroy(store, id, held, progress).await,
@@ -233,10 +235,14 @@ async fn hold<S: ObjectStore>(store: &S, id: &str, shown: &str) -> Result<Option
     Ok(Some(image))
 }
 
-async fn still_unneeded<S: ObjectStore>(store: &S, id: &str, image: &Image<S>) -> Result<(), OperationError> {
+async fn still_unneeded<S: ObjectStore>(
+    store: &S,
+    shown: &str,
+    id: &str,
+    image: &Image<S>,
+) -> Result<(), OperationError> {
     image.refresh().await?;
-    let core = &image.0;
-    refuse(store, core.display_name(), id, &core.header()).await
+    refuse(store, shown, id, &image.0.header()).await
 }
 
 async fn release<S: ObjectStore>(image: Option<Image<S>>) {
@@ -392,7 +398,10 @@ mod tests {
     use ceph_codec::Encode;
     use futures::FutureExt;
 
-    use crate::{CreateOptions, MemStore, create_image, list_images, list_trash};
+    use crate::{
+        CloneOptions, CreateOptions, MemStore, SnapshotFlags, SnapshotRef, clone_image, create_image,
+        list_images, list_trash,
+    };
 
     const CONFIG: fn() -> Config = Config::default;
 
@@ -496,6 +505,36 @@ mod tests {
         }
         store.remove_snapshot(&id, snap);
         remove_image(&store, &CONFIG(), "disk", &()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_parent_in_the_trash_goes_with_its_last_clone_and_so_on() {
+        let store = MemStore::new();
+        crate::set_pool_config(&store, "rbd_move_parent_to_trash_on_remove", "true").await.unwrap();
+        image(&store).await;
+        let names = ["disk", "child", "grandchild"];
+        for family in names.windows(2) {
+            let parent = Image::open(store.connect(), OpenOptions::image(family[0])).await.unwrap();
+            parent.create_snapshot("s", SnapshotFlags::default(), &()).await.unwrap();
+            let (image, snapshot) = (ImageRef::Name(family[0].into()), SnapshotRef::Name("s".into()));
+            let options = CloneOptions { format: Some(2), ..CloneOptions::default() };
+            clone_image(&store, &image, &snapshot, &store, &CONFIG(), family[1], &options).await.unwrap();
+            // Its clone keeps it, in the trash.
+            parent.remove_snapshot("s").await.unwrap();
+            parent.close().await;
+        }
+        let error = check_remove_image(&store, "disk").await.unwrap_err();
+        assert_eq!(error.to_string(), "image disk has clones: rbd/child");
+        for name in &names[..2] {
+            remove_image(&store, &CONFIG(), name, &()).await.unwrap();
+        }
+        let trash = list_trash(&store).await.unwrap();
+        assert_eq!(trash.iter().map(|entry| entry.source).collect::<Vec<_>>(), [TrashSource::UserParent; 2]);
+        remove_image(&store, &CONFIG(), "grandchild", &()).await.unwrap();
+        assert_eq!(
+            (store.objects(), list_trash(&store).await.unwrap()),
+            (POOL.map(String::from).to_vec(), vec![])
+        );
     }
 
     #[tokio::test]

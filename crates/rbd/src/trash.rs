@@ -465,7 +465,7 @@ pub async fn remove_from_trash<S: ObjectStore>(
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
     check_removable(store, id, force).await?;
-    remove::remove_entry(store, id, None, progress).await
+    remove::remove_entry(store, id, id, None, progress).await
 }
 
 async fn check_removable<S: ObjectStore>(
