@@ -11,8 +11,8 @@ use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
 use crate::{
-    children, clone, config, create, diff, du, export, flatten, image_meta, info, lock, ls, namespace, pool,
-    rename, resize, rm, serve, snap, status, trash, watch,
+    bench, children, clone, config, create, diff, du, export, feature, flatten, image_meta, import, info,
+    lock, ls, namespace, object_map, pool, rename, resize, rm, serve, snap, status, trash, watch,
 };
 
 /// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
@@ -50,6 +50,21 @@ pub(crate) enum Command {
     Export(export::ExportArgs),
     /// Export what changed in an image to a file.
     ExportDiff(export::ExportDiffArgs),
+    /// Make an image from a file.
+    Import(import::ImportArgs),
+    /// Change an image as `export-diff` says.
+    ImportDiff(import::ImportDiffArgs),
+    /// Copy an image or a snapshot to a new image.
+    #[command(name = "cp", visible_alias = "copy")]
+    Copy(import::CopyArgs),
+    /// Measure how fast an image is.
+    Bench(bench::BenchArgs),
+    /// Enable and disable features of an image.
+    #[command(subcommand)]
+    Feature(feature::FeatureCommand),
+    /// Check and rebuild the object map of an image or a snapshot.
+    #[command(subcommand)]
+    ObjectMap(object_map::ObjectMapCommand),
     /// Show an image: size, features, parent and more.
     Info(info::InfoArgs),
     /// List the images of a pool.
@@ -105,6 +120,12 @@ impl Command {
             Self::Du(args) => block_on(du::run(args, overrides)),
             Self::Export(args) => block_on(export::run(args, overrides)),
             Self::ExportDiff(args) => block_on(export::run_diff(args, overrides)),
+            Self::Import(args) => block_on(import::run(args, overrides)),
+            Self::ImportDiff(args) => block_on(import::run_diff(args, overrides)),
+            Self::Copy(args) => block_on(import::run_copy(args, overrides)),
+            Self::Bench(args) => block_on(bench::run(args, overrides)),
+            Self::Feature(command) => block_on(feature::run(command, overrides)),
+            Self::ObjectMap(command) => block_on(object_map::run(command, overrides)),
             Self::Info(args) => block_on(info::run(args, overrides)),
             Self::Ls(args) => block_on(ls::run(args, overrides)),
             Self::Snap(command) => block_on(snap::run(command, overrides)),

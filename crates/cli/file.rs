@@ -5,7 +5,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use futures::Stream;
 use rbd::Segment;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -124,4 +128,69 @@ fn skip(out: &mut BufWriter<File>, len: u64) -> io::Result<()> {
     }
     let len = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     out.seek(SeekFrom::Current(len)).map(drop)
+}
+
+/// Bytes that are read at once.
+const READ_SIZE: usize = 1 << 20;
+
+/// What to import.
+#[derive(Debug)]
+pub(crate) struct FileInput {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    len: Option<u64>,
+}
+
+impl FileInput {
+    pub(crate) fn open(path: &str) -> Result<Self, Error> {
+        if path == "-" {
+            return Ok(Self { pieces: read_ahead(io::stdin()), len: None });
+        }
+        let failed = |source| Error::File { doing: "read", path: path.into(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        // A block device has no size, but an end.
+        let end = file.seek(SeekFrom::End(0)).and_then(|end| file.rewind().map(|()| end));
+        let len = if metadata.is_file() { Some(metadata.len()) } else { end.ok() };
+        Ok(Self { pieces: read_ahead(file), len })
+    }
+
+    /// Bytes of it, if that is known before it is read.
+    pub(crate) fn len(&self) -> Option<u64> {
+        self.len
+    }
+}
+
+impl Stream for FileInput {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.pieces.poll_recv(cx)
+    }
+}
+
+fn read_ahead(mut file: impl io::Read + Send + 'static) -> mpsc::Receiver<io::Result<Bytes>> {
+    let (sender, pieces) = mpsc::channel(AHEAD);
+    // Not a task that the runtime waits for: standard input may never end.
+    std::thread::spawn(move || {
+        loop {
+            let mut piece = vec![0; READ_SIZE];
+            let read = match file.read(&mut piece) {
+                Ok(0) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read,
+            };
+            let ended = read.is_err();
+            let piece = read.map(|len| {
+                piece.truncate(len);
+                Bytes::from(piece)
+            });
+            if sender.blocking_send(piece).is_err() || ended {
+                return;
+            }
+        }
+    });
+    pieces
 }

@@ -10,6 +10,7 @@
 //! ```
 
 mod args;
+mod bench;
 mod children;
 mod clone;
 mod cluster;
@@ -20,16 +21,19 @@ mod diff;
 mod dry_run;
 mod du;
 mod export;
+mod feature;
 mod file;
 mod flatten;
 mod harden;
 mod image_meta;
 mod image_options;
+mod import;
 mod info;
 mod lock;
 mod log;
 mod ls;
 mod namespace;
+mod object_map;
 mod output;
 mod pool;
 mod predecessors;

@@ -60,6 +60,10 @@ pub(crate) enum Error {
     #[error("cannot {doing} {what} as {user}")]
     Operation { doing: &'static str, what: String, user: String, source: Box<OperationError> },
 
+    #[error("requests of {io_size} bytes are impossible: they have 1 byte at least, and less than 4 GiB")]
+    IoSize { io_size: u64 },
+    #[error("requests of {io_size} bytes are larger than the image, which has {size}")]
+    IoLargerThanImage { io_size: u64, size: u64 },
     #[error("cannot {doing} {}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },
 
@@ -98,6 +102,7 @@ impl Error {
             | Self::SameName { .. }
             | Self::Address { .. }
             | Self::NotLoopback { .. } => Errno::EINVAL,
+            Self::IoSize { .. } | Self::IoLargerThanImage { .. } => Errno::EINVAL,
             Self::NoPool { .. } | Self::NoNamespace { .. } => Errno::ENOENT,
             Self::Pool { source, .. } | Self::List { source, .. } => source.errno(),
             Self::Open { source, .. } => source.errno(),

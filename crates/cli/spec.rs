@@ -198,6 +198,8 @@ pub(crate) enum UsageError {
     Date { text: String },
     #[error("the date {text} has passed already")]
     PastDate { text: String },
+    #[error("there is no feature '{0}'")]
+    Feature(String),
     #[error("'{0}' is one argument too many")]
     Surplus(String),
 }
@@ -402,6 +404,20 @@ impl SnapOptions {
 }
 
 impl DestOptions {
+    /// As [`resolve`](Self::resolve), but called as `source` is if no name is given.
+    pub(crate) fn resolve_or(
+        &self,
+        names: &mut Positionals<'_>,
+        source: &str,
+        overrides: &Overrides,
+    ) -> Result<Target, Error> {
+        if self.dest.is_some() || !names.0.as_slice().is_empty() {
+            return self.resolve(names, overrides);
+        }
+        let parts = Parts { image: Some(source), ..self.parts() };
+        parts.resolve(DESTINATION, names, Snap::None, overrides)?.checked()
+    }
+
     /// An image that may be new, from the options and as many of `names` as needed. What is not said of its place is
     /// the default, not the source's.
     pub(crate) fn resolve(

@@ -8,9 +8,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use super::format::{FormatError, Part, Property, Record, StreamDecoder};
 use super::window::Window;
 use super::{PIECE, pieces, sparse};
-use crate::{
-    Image, MaintenanceError, NotifyOp, ObjectStore, OperationError, Progress, Segment, SnapshotFlags,
-};
+use crate::{Image, MaintenanceError, ObjectStore, OperationError, Progress, Segment, SnapshotFlags};
 
 /// More bytes of properties than any image has. They are kept until the image is made.
 const MAX_PROPERTIES: usize = 64 << 20;
@@ -325,9 +323,7 @@ impl<'a, S: ObjectStore> DiffImport<'a, S> {
                 if let Some(snapshot) = self.to_snapshot.take().filter(|name| !name.is_empty()) {
                     image.create_snapshot(&snapshot, SnapshotFlags::default(), &()).await?;
                     if self.protect {
-                        return Err(
-                            MaintenanceError::Unsupported { operation: NotifyOp::SNAP_PROTECT }.into()
-                        );
+                        image.protect_snapshot(&snapshot).await?;
                     }
                 }
             }
