@@ -43,8 +43,8 @@ fn contents(rng: &mut Rng, size: u64) -> Vec<u8> {
         let offset = rng.range(0..size);
         let len = rng.range(1..2 * MIB).min(size - offset);
         let byte = rng.next() as u8;
-        for (at, place) in contents[offset as usize..(offset + len) as usize].iter_mut().enumerate() {
-            *place = byte.wrapping_add((at / 61) as u8) | 1;
+        for (at, chunk) in contents[offset as usize..(offset + len) as usize].chunks_mut(61).enumerate() {
+            chunk.fill(byte.wrapping_add(at as u8) | 1);
         }
     }
     contents
@@ -135,9 +135,14 @@ impl Clone<'_> {
 }
 
 fn same(found: &[u8], expected: &[u8], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let wrong = found.iter().zip(expected).position(|(a, b)| a != b);
-    assert_eq!(wrong, None, "{what} is wrong at this place");
+    if found != expected {
+        let wrong = found.iter().zip(expected).position(|(a, b)| a != b);
+        panic!(
+            "{what}: {} bytes instead of {}, the first wrong one at {wrong:?}",
+            found.len(),
+            expected.len()
+        );
+    }
 }
 
 /// Cut or filled up with zeroes.
