@@ -12,7 +12,7 @@ use common::nbd::{Client, Command, Request};
 use common::random::Rng;
 use common::{Cluster, KIB, MIB, Server, json, program, run, run_within};
 
-const SIZE: u64 = 24 * MIB;
+const SIZE: u64 = 16 * MIB;
 
 /// A clone, what it should hold, and its snapshots and what they should hold.
 struct Clone<'a> {
@@ -111,13 +111,17 @@ impl Clone<'_> {
 
     /// Compares everything with what librbd and we read, and the object maps with the objects.
     fn verify(&self, user: &str) {
+        let info = json(&self.cluster.run(&format!("rbd info {} --format json", self.spec)));
+        let has_map = info["features"].as_array().unwrap().contains(&"object-map".into());
         let head = [(self.spec.clone(), self.head.clone())];
         let all: Vec<_> = head.iter().chain(&self.snapshots).collect();
         for (spec, expected) in &all {
             let file = self.cluster.file("exported.raw");
             self.cluster.run(&format!("rm -f {file}; rbd export --no-progress {spec} {file}"));
             same(&fs::read(&file).unwrap(), expected, &format!("{spec} as librbd reads it"));
-            self.cluster.assert_object_map_is_correct(spec);
+            if has_map {
+                self.cluster.assert_object_map_is_correct(spec);
+            }
         }
         let specs: Vec<_> = all.iter().map(|(spec, _)| spec.as_str()).collect();
         let server = serve(self.cluster, user, &specs);
@@ -194,7 +198,7 @@ fn clones_of_every_kind_hold_what_was_written_with_their_parent_and_without() {
     ];
     let mut rng = Rng::new(7);
     for (number, (parent, options, clone)) in kinds.iter().enumerate() {
-        let size = rng.range(8 * MIB..SIZE);
+        let size = rng.range(6 * MIB..SIZE);
         let content = contents(&mut rng, size);
         golden(cluster, parent, options, &content);
         if clone.contains(v1) {
@@ -205,7 +209,7 @@ fn clones_of_every_kind_hold_what_was_written_with_their_parent_and_without() {
         cluster.run(&format!("rbd resize --no-progress --size {SIZE}B {spec}"));
         let mut clone = Clone { cluster, spec: spec.clone(), head: sized(&content), snapshots: Vec::new() };
         let server = serve(cluster, &user, &[&spec]);
-        clone.change(&server, &mut rng, 8);
+        clone.change(&server, &mut rng, 5);
         server.stop();
         clone.verify(&user);
 
@@ -213,7 +217,7 @@ fn clones_of_every_kind_hold_what_was_written_with_their_parent_and_without() {
         let server = serve(cluster, &user, &[&spec]);
         let flatten = std::thread::scope(|scope| {
             let flatten = scope.spawn(|| cluster.run(&format!("rbd flatten --no-progress {spec}")));
-            clone.change(&server, &mut rng, 3);
+            clone.change(&server, &mut rng, 2);
             flatten.join().unwrap()
         });
         assert_eq!(flatten, "", "clone {number}");
