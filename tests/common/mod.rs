@@ -14,6 +14,7 @@ pub(crate) mod nbd;
 mod process;
 pub(crate) mod random;
 mod server;
+mod tool;
 
 pub(crate) use backend::{Backend, Kind};
 pub(crate) use cluster::{Cluster, Image, Release};
@@ -21,6 +22,7 @@ pub(crate) use guest::Guest;
 pub(crate) use load::Load;
 pub(crate) use process::{Output, Running, run, run_within, start, start_command, wait_until};
 pub(crate) use server::{Server, program, qemu_io};
+pub(crate) use tool::Tool;
 
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
