@@ -23,8 +23,6 @@ pub(crate) struct Exerciser<'a> {
     pub(crate) parties: Vec<Party>,
     pub(crate) history: History,
     made: u64,
-    /// Whether servers of ours are killed, too.
-    pub(crate) with_kills: bool,
     /// Servers that were killed and may have been shut out of the cluster.
     pub(crate) kills: usize,
     /// Clients that had been shut out before.
@@ -52,7 +50,6 @@ impl<'a> Exerciser<'a> {
             parties: Vec::new(),
             history: History::new(seed, shape.to_string()),
             made: 0,
-            with_kills: std::env::var_os("KILLS").is_some(),
             kills: 0,
             shut_out_before: cluster.run("ceph osd blocklist ls 2>/dev/null").lines().count(),
             slowest: (Duration::ZERO, String::new()),
@@ -122,7 +119,7 @@ impl<'a> Exerciser<'a> {
         self.finish();
         let (took, command) = &self.slowest;
         eprintln!(
-            "seed {}: {operations} operations in {:.0?} ({}); slowest: {took:.1?} for rbd {command}",
+            "seed {}: {operations} operations in {:.0?} ({}); slowest: {took:.1?} for {command}",
             self.seed,
             began.elapsed(),
             self.shape

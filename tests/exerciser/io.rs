@@ -218,7 +218,7 @@ impl Exerciser<'_> {
     /// Kills a server of ours amid its work. What was acknowledged is there; of the rest any byte may be.
     pub(crate) fn kill_one(&mut self) {
         let (party, _) = self.choose_party();
-        if self.parties[party].kind != Kind::Ours || !self.with_kills {
+        if self.parties[party].kind != Kind::Ours {
             return self.reopen_one();
         }
         let requests = self.submit_batch(Some(party), u64::MAX);

@@ -90,6 +90,13 @@ fn librbd_alone_agrees_with_the_model() {
 }
 
 #[test]
+fn the_program_and_librbd_agree_with_the_model_on_one_image() {
+    for seed in [17, 22, 31] {
+        Exerciser::new(cluster(), seed, None).run(150);
+    }
+}
+
+#[test]
 fn a_byte_that_somebody_else_wrote_is_found() {
     let mut exerciser = Exerciser::new(cluster(), 2, Some(vec![Kind::Librbd]));
     for _ in 0..5 {

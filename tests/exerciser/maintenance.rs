@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Kind, Output, Running, json};
+use crate::common::{Kind, Output, Running, Tool, json};
 use crate::content::Content;
 use crate::exerciser::Exerciser;
 use crate::model::{Image, Snapshot};
@@ -10,6 +10,24 @@ use crate::shape::{Features, Layout, choose_size};
 
 /// No command takes as long as a dead client is waited for.
 const PROMPT: Duration = Duration::from_secs(20);
+/// What the program can do as well as `rbd`; each time one of them is taken.
+const OURS: [&str; 15] = [
+    "clone ",
+    "create ",
+    "diff ",
+    "du ",
+    "export ",
+    "feature ",
+    "flatten ",
+    "image-meta ",
+    "info ",
+    "object-map ",
+    "rename ",
+    "resize ",
+    "rm ",
+    "snap ",
+    "status ",
+];
 /// Statuses of `rbd`, which are numbers of errors.
 const EROFS: i32 = 30;
 const EINVAL: i32 = 22;
@@ -52,17 +70,30 @@ impl Exerciser<'_> {
         contents
     }
 
+    /// Who does it this time.
+    fn choose_tool(&mut self, command: &str) -> Tool {
+        let is_ours =
+            OURS.iter().any(|name| command.starts_with(name)) && self.shape.parties.contains(&Kind::Ours);
+        if is_ours && self.rng.one_in(2) { Tool::Ours } else { Tool::Rbd }
+    }
+
     fn start_maintenance(&mut self, command: &str) -> Maintenance {
-        self.history.note(format!("rbd {command}"));
-        let running = self.cluster.start_command(&format!("rbd {command}"));
-        Maintenance { command: command.to_owned(), began: Instant::now(), running }
+        let tool = self.choose_tool(command);
+        self.start_maintenance_with(tool, command)
+    }
+
+    fn start_maintenance_with(&mut self, tool: Tool, args: &str) -> Maintenance {
+        let command = format!("{} {args}", if tool == Tool::Ours { "rbd-nbd-rs" } else { "rbd" });
+        self.history.note(&command);
+        let running = tool.start(self.cluster, args);
+        Maintenance { command, began: Instant::now(), running }
     }
 
     fn finish_maintenance(&mut self, Maintenance { command, began, running }: Maintenance) -> Output {
         let output = running.finish();
-        self.history.note(format!("    done after {:.1?}: rbd {command}", output.took));
+        self.history.note(format!("    done after {:.1?}: {command}", output.took));
         let took = began.elapsed().min(output.took);
-        assert!(took < PROMPT, "rbd {command} took {took:?}");
+        assert!(took < PROMPT, "{command} took {took:?}");
         if took > self.slowest.0 {
             self.slowest = (took, command);
         }
@@ -147,9 +178,12 @@ impl Exerciser<'_> {
         let index = self.rng.range(0..count) as usize;
         // librbd does not ask for a lock that somebody has.
         self.close_parties();
-        self.maintain(&format!("snap rollback --no-progress {}", self.image.at(index)));
+        let command = format!("snap rollback --no-progress {}", self.image.at(index));
+        let tool = self.choose_tool(&command);
+        let maintenance = self.start_maintenance_with(tool, &command);
+        self.finish_maintenance(maintenance).success();
         // librbd takes the snapshot's map as it is: objects that it rolls back are "clean" in it, and are not.
-        self.image.maps_are_suspect = true;
+        self.image.maps_are_suspect |= tool == Tool::Rbd;
         self.image.head = self.image.snapshots[index].content.clone();
         let size = self.image.size();
         self.history.note_change(format!("    everything is as in the snapshot, {size:#x} bytes"), 0..size);
@@ -211,7 +245,12 @@ impl Exerciser<'_> {
                 self.maintain(&format!("snap protect {parent}"));
             }
         }
-        let spec = self.new_spec();
+        let mut spec = self.new_spec();
+        // Format 1 knows no other namespace than that of the parent.
+        let namespace = |spec: &str| spec.split('/').count();
+        while format == 1 && namespace(&spec) != namespace(&parent) {
+            spec = self.new_spec();
+        }
         let layout = Layout::choose(&mut self.rng);
         let options = layout.options();
         self.maintain(&format!("clone --rbd-default-clone-format {format} {parent} {spec} {options}"));

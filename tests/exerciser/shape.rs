@@ -72,13 +72,14 @@ impl Layout {
         Self { object_size, striping, data_pool: rng.one_in(4), features: Features::choose(rng) }
     }
 
-    /// As `rbd create` and `rbd clone` take it.
+    /// As `rbd create` and `rbd clone` take it. A clone would otherwise be striped like its parent.
     pub(crate) fn options(&self) -> String {
-        let mut options =
-            format!("--object-size {}B --image-feature {}", self.object_size, self.features.options());
-        if let Some((unit, count)) = self.striping {
-            options += &format!(" --stripe-unit {unit}B --stripe-count {count}");
-        }
+        let (unit, count) = self.striping.unwrap_or((self.object_size, 1));
+        let mut options = format!(
+            "--object-size {}B --stripe-unit {unit}B --stripe-count {count} --image-feature {}",
+            self.object_size,
+            self.features.options()
+        );
         if self.data_pool {
             options += &format!(" --data-pool {DATA_POOL}");
         }

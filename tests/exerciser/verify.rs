@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::common::nbd::Client;
-use crate::common::{Kind, Server, json};
+use crate::common::{Kind, Server, Tool, json};
 use crate::content::Content;
 use crate::exerciser::Exerciser;
 use crate::model::Image;
@@ -67,6 +67,11 @@ impl Exerciser<'_> {
         if !self.shape.parties.contains(&Kind::Ours) {
             return;
         }
+        for (spec, expected) in image.contents() {
+            let exported = self.export_with(Tool::Ours, &spec);
+            assert_eq!(exported.len() as u64, expected.size(), "size of {spec}");
+            self.history.compare(&format!("our export of {spec}"), expected, 0, &exported);
+        }
         let contents: Vec<_> = image.contents().skip(1).collect();
         let specs: Vec<_> = contents.iter().map(|(spec, _)| spec.as_str()).collect();
         if specs.is_empty() {
@@ -83,9 +88,14 @@ impl Exerciser<'_> {
         server.stop();
     }
 
+    /// What is in an image, or snapshot, as librbd reads it.
     pub(crate) fn export(&self, spec: &str) -> Vec<u8> {
+        self.export_with(Tool::Rbd, spec)
+    }
+
+    fn export_with(&self, tool: Tool, spec: &str) -> Vec<u8> {
         let file = self.cluster.file(&format!("exported.{}", std::process::id()));
-        self.cluster.run(&format!("rbd export --no-progress {spec} {file}"));
+        tool.run(self.cluster, &format!("export --no-progress {spec} {file}"));
         let data = fs::read(&file).expect("rbd has written it");
         fs::remove_file(&file).expect("it is ours");
         data
@@ -103,12 +113,23 @@ impl Exerciser<'_> {
         }
     }
 
+    /// What `rbd` answers; the program has to answer the same, if it takes part.
+    fn ask_both(&mut self, command: &str) -> String {
+        self.history.note(format!("both {command}"));
+        let answer = Tool::Rbd.run(self.cluster, command);
+        if self.shape.parties.contains(&Kind::Ours) {
+            let ours = Tool::Ours.run(self.cluster, command);
+            assert_eq!(json(&ours), json(&answer), "{command}");
+        }
+        answer
+    }
+
     /// What differs between two snapshots, or from nothing, has to be in the diff, and what is said to be nothing is zero.
     fn check_diff(&mut self, from: Option<usize>, to: usize, options: &str) {
         let snapshots = &self.image.snapshots;
         let spec = if to < snapshots.len() { self.image.at(to) } else { self.image.spec.clone() };
         let since = from.map_or_else(String::new, |from| format!("--from-snap {} ", snapshots[from].name));
-        let printed = self.maintain(&format!("diff --format json {options}{since}{spec}"));
+        let printed = self.ask_both(&format!("diff --format json {options}{since}{spec}"));
         let after = self.image.snapshots.get(to).map_or(&self.image.head, |snapshot| &snapshot.content);
         let nothing = Content::new(after.size());
         let before = from.map_or(&nothing, |from| &self.image.snapshots[from].content);
@@ -135,7 +156,7 @@ impl Exerciser<'_> {
 
     /// What is used is at least what differs from the snapshot before, and not more than there is.
     fn check_usage(&mut self) {
-        let printed = self.maintain(&format!("du --exact --format json {}", self.image.spec));
+        let printed = self.ask_both(&format!("du --exact --format json {}", self.image.spec));
         let usage = json(&printed);
         let images = usage["images"].as_array().expect("a list");
         assert_eq!(images.len(), self.image.snapshots.len() + 1, "{usage:#}");
