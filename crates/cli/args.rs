@@ -15,7 +15,7 @@ use crate::{
     lock, ls, namespace, object_map, pool, rename, resize, rm, serve, snap, status, trash, watch,
 };
 
-/// Serves Ceph RBD images over NBD, without any of Ceph's libraries.
+/// Serves Ceph RBD images over NBD, and looks after them as `rbd` does, without any of Ceph's libraries.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, propagate_version = true)]
 pub(crate) struct Args {
@@ -29,11 +29,15 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  rbd-nbd-rs serve rbdpool/image --id qemu       serve an image as client.qemu; prints the line for QEMU
+  rbd-nbd-rs serve rbdpool/image --id qemu       serve an image as client.qemu
   rbd-nbd-rs serve rbdpool/image@monday          serve a snapshot, read-only
-  rbd-nbd-rs serve 'rbd:rbdpool/image:id=qemu'   the same from an existing QEMU command line
+  rbd-nbd-rs serve 'rbd:rbdpool/image:id=qemu'   the same from a QEMU command line
   rbd-nbd-rs info rbdpool/image --format json
-  rbd-nbd-rs ls rbdpool";
+  rbd-nbd-rs -p rbdpool ls --long
+  rbd-nbd-rs snap create rbdpool/golden@v1
+  rbd-nbd-rs rm rbdpool/image --dry-run          what would be lost, or why not
+
+Names, options, output and exit codes of the other commands than serve are those of rbd.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

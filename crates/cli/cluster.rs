@@ -187,7 +187,8 @@ impl Cluster {
         &self.user
     }
 
-    fn open_error(&self, spec: &ImageSpec, source: rbd::OpenError) -> Error {
+    /// What did not work when an image was opened.
+    pub(crate) fn open_error(&self, spec: &ImageSpec, source: rbd::OpenError) -> Error {
         Error::Open { spec: Box::new(spec.clone()), user: self.user.clone(), source: Box::new(source) }
     }
 }

@@ -79,8 +79,12 @@ fn to_json(details: &ImageDetails) -> Value {
         set("journal", json!(info.id));
     }
     if let Some(mirroring) = &details.mirroring {
-        let MirroringInfo { mode, state, global_id } = mirroring;
-        set("mirroring", json!({ "mode": mode, "state": state, "global_id": global_id }));
+        let MirroringInfo { mode, state, global_id, primary } = mirroring;
+        let mut shown = json!({ "mode": mode, "state": state, "global_id": global_id });
+        if let Some(primary) = primary {
+            shown["primary"] = json!(primary);
+        }
+        set("mirroring", shown);
     } else if info.features.contains(Features::JOURNALING) {
         set("mirroring", json!({ "mode": "journal", "state": "disabled" }));
     }
@@ -161,6 +165,7 @@ fn to_text(details: &ImageDetails) -> String {
         lines.push(format!("mirroring state: {}", mirroring.state));
         lines.push(format!("mirroring mode: {}", mirroring.mode));
         lines.push(format!("mirroring global id: {}", mirroring.global_id));
+        lines.extend(mirroring.primary.map(|primary| format!("mirroring primary: {primary}")));
     } else if info.features.contains(Features::JOURNALING) {
         lines.push("mirroring state: disabled".to_owned());
     }

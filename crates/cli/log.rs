@@ -10,7 +10,7 @@ pub(crate) struct LogArgs {
     /// Log more: -v what happens, -vv details, -vvv everything. $RUST_LOG goes before it.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// How to log
+    /// How to log: in lines for people, or in JSON objects
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
 }
@@ -18,10 +18,8 @@ pub(crate) struct LogArgs {
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// A line for people.
     #[default]
     Text,
-    /// A JSON object in each line.
     Json,
 }
 

@@ -2,15 +2,15 @@
 
 use ceph_conf::{ImageSpec, Overrides};
 use clap::Args as ClapArgs;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use rados::IoCtx;
 use rbd::{Image, ImageDetails, OpenError, OpenOptions};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::output::FormatArgs;
-use crate::report::Error;
-use crate::spec::PoolArgs;
+use crate::report::{self, Error};
+use crate::spec::{PoolArgs, PoolSpec};
 use crate::{info, text};
 
 #[derive(Debug, ClapArgs)]
@@ -38,22 +38,20 @@ pub(crate) async fn run(args: &LsArgs, overrides: &Overrides) -> Result<(), Erro
         return args.format.print(|| json!(names), || names.iter().map(|name| format!("{name}\n")).collect());
     }
 
-    let images: Vec<ImageDetails> = stream::iter(names)
-        .map(|name| inspect(&pool, name))
-        .buffered(AT_ONCE)
-        .try_filter_map(async |details| Ok(details))
-        .try_collect()
-        .await
-        .map_err(|(image, source)| Error::Open {
-            spec: Box::new(ImageSpec {
-                pool: spec.pool.clone(),
-                namespace: spec.namespace.clone(),
-                image,
-                snapshot: None,
-            }),
-            user: cluster.user().to_owned(),
-            source: Box::new(source),
-        })?;
+    let found: Vec<_> =
+        stream::iter(names).map(|name| inspect(&pool, name)).buffered(AT_ONCE).collect().await;
+    let mut images = Vec::new();
+    for image in found {
+        match image {
+            Ok(image) => images.extend(image),
+            // One that cannot be read does not keep the others from being seen. Ceph: `do_list`.
+            Err((image, source)) => {
+                let PoolSpec { pool, namespace } = spec.clone();
+                let image = ImageSpec { pool, namespace, image, snapshot: None };
+                report::print(&cluster.open_error(&image, source));
+            }
+        }
+    }
     let lines: Vec<Line<'_>> = images.iter().flat_map(lines).collect();
     args.format.print(|| lines.iter().map(Line::to_json).collect(), || table(&lines))
 }

@@ -3,7 +3,7 @@
 use ceph_conf::{ImageSpec, Overrides};
 use clap::{Args as ClapArgs, Subcommand};
 use rados::IoCtx;
-use rbd::{Image, OperationError, Snapshot, SnapshotFlags, SnapshotNamespace, SnapshotRef};
+use rbd::{Image, MirrorSnapshot, OperationError, Snapshot, SnapshotFlags, SnapshotNamespace, SnapshotRef};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -397,11 +397,38 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
     if all {
         let namespace = &mut fields["namespace"];
         namespace["type"] = json!(snapshot.namespace.name());
-        if let SnapshotNamespace::Trash { original_name, .. } = &snapshot.namespace {
-            namespace["original_name"] = json!(original_name);
+        match &snapshot.namespace {
+            SnapshotNamespace::Trash { original_name, .. } => {
+                namespace["original_name"] = json!(original_name)
+            }
+            SnapshotNamespace::Mirror(mirror) => {
+                namespace["state"] = json!(mirror_state(mirror));
+                namespace["mirror_peer_uuids"] = json!(mirror.peer_uuids);
+                namespace["complete"] = json!(mirror.complete);
+                if is_copy(mirror) {
+                    namespace["primary_mirror_uuid"] = json!(mirror.primary_mirror_uuid);
+                    namespace["primary_snap_id"] = json!(mirror.primary_snap.0);
+                    namespace["last_copied_object_number"] = json!(mirror.last_copied_object);
+                }
+            }
+            _ => {}
         }
     }
     fields
+}
+
+/// Ceph: `MirrorSnapshotState` in `src/cls/rbd/cls_rbd_types.h`.
+fn mirror_state(mirror: &MirrorSnapshot) -> &'static str {
+    match mirror.state {
+        0 => "primary",
+        1 | 3 => "demoted",
+        2 => "non-primary",
+        _ => "unknown",
+    }
+}
+
+fn is_copy(mirror: &MirrorSnapshot) -> bool {
+    matches!(mirror.state, 2 | 3)
 }
 
 fn to_table(snapshots: &[Snapshot], all: bool) -> String {
@@ -430,6 +457,15 @@ fn namespace(snapshot: &Snapshot) -> String {
     let name = snapshot.namespace.name();
     match &snapshot.namespace {
         SnapshotNamespace::Trash { original_name, .. } => format!("{name} ({original_name})"),
+        SnapshotNamespace::Mirror(mirror) => {
+            let peers: Vec<_> = mirror.peer_uuids.iter().map(String::as_str).collect();
+            let mut text = format!("{name} ({} peer_uuids:[{}]", mirror_state(mirror), peers.join(","));
+            if is_copy(mirror) {
+                let copied = if mirror.complete { "copied" } else { "not copied" };
+                text += &format!(" {}:{} {copied}", mirror.primary_mirror_uuid, mirror.primary_snap);
+            }
+            text + ")"
+        }
         _ => name.to_owned(),
     }
 }

@@ -12,7 +12,8 @@ use crate::cls::{self, ParentSpec};
 use crate::header::{self, Header};
 use crate::lock::locks_of;
 use crate::{
-    Features, Flags, Layout, LockOwner, Locks, ObjectStore, OpFeatures, OpenError, Snapshot, directory, names,
+    Features, Flags, Layout, LockOwner, Locks, ObjectStore, OpFeatures, OpenError, Snapshot,
+    SnapshotNamespace, directory, names,
 };
 
 /// The object that lists a pool's groups.
@@ -110,6 +111,8 @@ pub struct MirroringInfo {
     pub state: &'static str,
     /// The id that it has in all clusters.
     pub global_id: String,
+    /// Whether it is the original, and not a copy; not known where the journal would tell.
+    pub primary: Option<bool>,
 }
 
 pub(super) fn of_open<S: ObjectStore>(core: &Core<S>) -> ImageInfo {
@@ -180,7 +183,7 @@ pub(super) async fn inspect<S: ObjectStore>(
         info,
         watchers: watchers(store, &header_object).await.map_err(failed("list the watchers"))?,
         locks: locks_of(store, &header_object).await.map_err(failed("look up the lock"))?,
-        mirroring: mirroring(store, &id).await.map_err(failed("look up mirroring"))?,
+        mirroring: mirroring(store, &id, &header).await.map_err(failed("look up mirroring"))?,
         snapshots: header.snapshots,
     })
 }
@@ -213,7 +216,11 @@ async fn group_name<S: ObjectStore>(store: &S, pool: PoolId, id: &str) -> Result
     Ok(format!("{}/{namespace}{name}", groups.pool_name()))
 }
 
-async fn mirroring<S: ObjectStore>(store: &S, id: &str) -> Result<Option<MirroringInfo>, OpError> {
+async fn mirroring<S: ObjectStore>(
+    store: &S,
+    id: &str,
+    header: &Header,
+) -> Result<Option<MirroringInfo>, OpError> {
     let found = match directory::call(store, names::MIRRORING, cls::mirror_image_get(id)).await {
         // No such image, no image at all, or a store that knows nothing of it.
         Err(error) if error.is(Errno::ENOENT) || error.is(Errno::EOPNOTSUPP) => return Ok(None),
@@ -231,8 +238,19 @@ async fn mirroring<S: ObjectStore>(store: &S, id: &str) -> Result<Option<Mirrori
         3 => "creating",
         _ => "unknown",
     };
-    Ok(Some(MirroringInfo { mode, state, global_id: found.global_id }))
+    Ok(Some(MirroringInfo { mode, state, global_id: found.global_id, primary: is_primary(header) }))
 }
+
+/// Ceph: `GetInfoRequest::calc_promotion_state` in `src/librbd/mirror/GetInfoRequest.cc`.
+fn is_primary(header: &Header) -> Option<bool> {
+    header.snapshots.iter().find_map(|snapshot| match &snapshot.namespace {
+        SnapshotNamespace::Mirror(mirror) => Some(mirror.state == PRIMARY),
+        _ => None,
+    })
+}
+
+/// Ceph: `MIRROR_SNAPSHOT_STATE_PRIMARY` in `src/cls/rbd/cls_rbd_types.h`.
+const PRIMARY: u8 = 0;
 
 pub(super) async fn watchers<S: ObjectStore>(store: &S, header: &str) -> Result<Vec<ObjectWatcher>, OpError> {
     let reply = store.read(header, Operation::new().list_watchers(), SnapId::HEAD).await?;
