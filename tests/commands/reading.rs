@@ -20,10 +20,8 @@ fn info_has_everything_that_rbd_shows() {
         cluster.run(&format!("rbd snap create --no-progress {image}@one"));
         cluster.run(&format!("rbd snap create --no-progress {image}@two && rbd snap protect {image}@two"));
         cluster.run(&format!("rbd snap limit set {image} --limit 5"));
-        for command in ["info", "snap ls", "snap ls --all", "status", "lock ls", "image-meta ls"] {
-            if command != "image-meta ls" {
-                assert_same(cluster, &format!("{command} {image}"));
-            }
+        for command in ["info", "snap ls", "snap ls --all", "status", "lock ls"] {
+            assert_same(cluster, &format!("{command} {image}"));
         }
         assert_same(cluster, &format!("info {image}@two"));
         let id = json(&cluster.run(&format!("rbd info {image} --format json")))["id"].clone();
@@ -63,6 +61,21 @@ fn clones_are_shown_with_their_parents_and_parents_with_their_clones() {
         "trash ls --long rbdpool/family",
     ] {
         assert_same(cluster, command);
+    }
+}
+
+#[test]
+fn mirrored_images_are_shown_as_such() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 10M");
+    cluster.run("rbd mirror pool enable rbdpool image");
+    cluster.run(&format!("rbd mirror image enable {image} snapshot"));
+    for command in ["info", "snap ls", "snap ls --all"] {
+        assert_same(cluster, &format!("{command} {image}"));
+    }
+    cluster.run(&format!("rbd mirror image demote {image}"));
+    for command in ["info", "snap ls --all"] {
+        assert_same(cluster, &format!("{command} {image}"));
     }
 }
 
