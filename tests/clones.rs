@@ -50,12 +50,17 @@ fn contents(rng: &mut Rng, size: u64) -> Vec<u8> {
     contents
 }
 
+/// A file of its own for each image: tests may run side by side.
+fn file(cluster: &Cluster, spec: &str, kind: &str) -> String {
+    cluster.file(&format!("{}.{kind}", spec.replace('/', ".")))
+}
+
 /// Makes an image of these contents, with a snapshot `base`.
 fn golden(cluster: &Cluster, spec: &str, options: &str, contents: &[u8]) {
-    let file = cluster.file("golden.raw");
-    fs::write(&file, contents).unwrap();
+    let raw = file(cluster, spec, "golden");
+    fs::write(&raw, contents).unwrap();
     cluster.run(&format!(
-        "rbd import --no-progress {options} {file} {spec} && rbd snap create --no-progress {spec}@base"
+        "rbd import --no-progress {options} {raw} {spec} && rbd snap create --no-progress {spec}@base"
     ));
 }
 
@@ -94,8 +99,12 @@ impl Clone<'_> {
             // What a discard gives up is up to the image, by granules of its objects.
             for range in trimmed {
                 let now = client.read(range.start as u64, range.len() as u64).unwrap();
-                for (place, now) in self.head[range].iter_mut().zip(now) {
-                    assert!(now == 0 || now == *place, "a discard made up data");
+                let places = (range.start..).zip(&mut self.head[range.clone()]);
+                for ((at, place), now) in places.zip(now) {
+                    assert!(
+                        now == 0 || now == *place,
+                        "a discard turned {place} into {now} at {at} in round {round}"
+                    );
                     *place = now;
                 }
             }
@@ -116,9 +125,9 @@ impl Clone<'_> {
         let head = [(self.spec.clone(), self.head.clone())];
         let all: Vec<_> = head.iter().chain(&self.snapshots).collect();
         for (spec, expected) in &all {
-            let file = self.cluster.file("exported.raw");
-            self.cluster.run(&format!("rm -f {file}; rbd export --no-progress {spec} {file}"));
-            same(&fs::read(&file).unwrap(), expected, &format!("{spec} as librbd reads it"));
+            let exported = file(self.cluster, spec, "exported");
+            self.cluster.run(&format!("rm -f {exported}; rbd export --no-progress {spec} {exported}"));
+            same(&fs::read(&exported).unwrap(), expected, &format!("{spec} as librbd reads it"));
             if has_map {
                 self.cluster.assert_object_map_is_correct(spec);
             }
@@ -130,7 +139,7 @@ impl Clone<'_> {
             same(&client.read_all().unwrap(), expected, &format!("{spec} as we read it"));
             client.disconnect();
             // By way of the block status, too.
-            let copy = self.cluster.file("copied.raw");
+            let copy = file(self.cluster, spec, "copied");
             run(&format!("rm -f {copy}; qemu-img convert -f raw -O raw '{}' {copy}", server.uri(spec)));
             same(&fs::read(&copy).unwrap(), expected, &format!("{spec} as qemu-img copies it"));
         }
