@@ -126,6 +126,8 @@ impl<S: ObjectStore> Image<S> {
             let block = buffer.split_to(wanted.min(buffer.len())).freeze();
             let end = done + block.len() as u64;
             if len.is_none() && end > self.size() {
+                // A resize waits for all changes under way, which go on only when they are asked to.
+                window.finish().await?;
                 let size = self.size().max(self.layout().object_size()).saturating_mul(2).max(end);
                 self.resize(size, false, &()).await?;
             }
