@@ -103,6 +103,10 @@ impl ObjectStore for IoCtx {
         })
     }
 
+    async fn wait_for_newest_pools(&self) -> Result<(), OpError> {
+        self.client().wait_for_newest_map().await.map(drop)
+    }
+
     fn create_snapshot_id(&self) -> impl Future<Output = Result<SnapId, OpError>> + Send {
         self.create_self_managed_snapshot()
     }

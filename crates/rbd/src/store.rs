@@ -79,6 +79,9 @@ pub trait ObjectStore: Clone + Send + Sync + 'static {
     /// Numbers and names of all pools but those that are caches of others.
     fn pools(&self) -> Vec<(PoolId, String)>;
 
+    /// Waits until [`pools`](Self::pools) and [`with_pool`](Self::with_pool) know all pools that exist by now.
+    fn wait_for_newest_pools(&self) -> impl Future<Output = Result<(), OpError>> + Send;
+
     /// A number for a new snapshot of objects of this pool.
     ///
     /// # Errors

@@ -52,6 +52,8 @@ pub(crate) struct Core<S: ObjectStore> {
     view: RwLock<View<S>>,
     freshness: Freshness,
     pub(crate) in_flight: Arc<InFlight>,
+    /// Maintenance under way, which no flush waits for.
+    pub(crate) maintenance: Arc<InFlight>,
     /// Not for images that are open read-only.
     pub(crate) lock: OnceLock<ExclusiveLock<S>>,
     /// How often the lock has been acquired.
@@ -120,6 +122,7 @@ impl<S: ObjectStore> Core<S> {
             view: RwLock::new(View { header: Arc::new(header), parent: None, snapshot_map: None }),
             freshness: Freshness::default(),
             in_flight: Arc::default(),
+            maintenance: Arc::default(),
             lock: OnceLock::new(),
             tenures: AtomicU64::new(0),
             pauses: Pauses::default(),
@@ -276,11 +279,15 @@ impl<S: ObjectStore> Core<S> {
     /// Gets the right to change contents of the image, and keeps the metadata current. Not to be waited for by
     /// whoever has it, or any other right, already.
     pub(crate) async fn begin_mutation(&self) -> Result<Permit, ImageError> {
-        let lock = self.acquire().await?;
-        let change = self.pauses.enter().await;
-        // What the pause was for may have changed the metadata.
-        self.ensure_fresh().await?;
-        Ok(Permit { _change: change, _lock: lock })
+        loop {
+            let lock = self.acquire().await?;
+            let change = self.pauses.enter().await;
+            // What the pause was for may have changed the metadata, and given the image a lock.
+            self.ensure_fresh().await?;
+            if lock.is_some() || !self.has(Features::EXCLUSIVE_LOCK) {
+                return Ok(Permit { _change: change, _lock: lock });
+            }
+        }
     }
 
     /// Gets the right to maintain the image: nobody else does, as far as there is a lock for that.
@@ -288,14 +295,14 @@ impl<S: ObjectStore> Core<S> {
         if self.read_only {
             return Err(ImageError::ReadOnly);
         }
-        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        let ticket = self.maintenance.begin().ok_or(ImageError::Closed)?;
         Ok(Right { lock: self.acquire().await?, _ticket: ticket })
     }
 
     /// As [`begin_maintenance`](Self::begin_maintenance), but none if the lock has not been held all the time since
     /// this was the [`tenure`](Self::tenure).
     pub(crate) async fn go_on_with_maintenance(&self, tenure: u64) -> Result<Option<Right>, ImageError> {
-        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        let ticket = self.maintenance.begin().ok_or(ImageError::Closed)?;
         let Some(lock) = self.lock.get().and_then(ExclusiveLock::try_begin) else { return Ok(None) };
         if self.tenure() != tenure {
             return Ok(None);
@@ -309,7 +316,7 @@ impl<S: ObjectStore> Core<S> {
         if self.read_only {
             return Err(ImageError::ReadOnly);
         }
-        let ticket = self.in_flight.begin().ok_or(ImageError::Closed)?;
+        let ticket = self.maintenance.begin().ok_or(ImageError::Closed)?;
         self.ensure_fresh().await?;
         Ok(Right { lock: None, _ticket: ticket })
     }

@@ -112,7 +112,8 @@ impl<S: ObjectStore> Image<S> {
         self.0.ensure_fresh().await?;
         let snapshots = self.snapshots();
         let of_users = snapshots.into_iter().filter(|snapshot| snapshot.namespace == SnapshotNamespace::User);
-        let (protected, removable): (Vec<_>, Vec<_>) = of_users.partition(|snapshot| snapshot.protected);
+        let (protected, removable): (Vec<_>, Vec<_>) =
+            of_users.partition(|snapshot| snapshot.protected || snapshot.unprotecting);
         let names = |snapshots: Vec<Snapshot>| snapshots.into_iter().map(|snapshot| snapshot.name).collect();
         Ok((names(removable), names(protected)))
     }

@@ -264,7 +264,9 @@ pub(super) async fn close<S: ObjectStore>(core: &Core<S>) {
 
 async fn close_one<S: ObjectStore>(core: &Core<S>) {
     core.in_flight.close();
+    core.maintenance.close();
     core.in_flight.barrier().await;
+    core.maintenance.barrier().await;
     if let Some(lock) = core.lock.get()
         && let Err(error) = lock.release().await
     {

@@ -393,6 +393,10 @@ impl ObjectStore for MemStore {
         self.cluster.lock().pools()
     }
 
+    async fn wait_for_newest_pools(&self) -> Result<(), OpError> {
+        self.client.admit("", &Operation::new())
+    }
+
     async fn create_snapshot_id(&self) -> Result<SnapId, OpError> {
         self.client.admit("", &Operation::new())?;
         Ok(self.cluster.lock().next_snap())

@@ -11,13 +11,13 @@ use tracing::{debug, warn};
 
 use super::ask::{Answer, ask};
 use super::{
-    MaintenanceError, OperationError, Progress, features, flatten, metadata, object_map, rename, resize,
-    snapshot_create, snapshot_protect, snapshot_remove, snapshot_rename,
+    MaintenanceError, OperationError, Progress, check_op_features, features, flatten, metadata, object_map,
+    rename, resize, snapshot_create, snapshot_protect, snapshot_remove, snapshot_rename,
 };
 use crate::image::core::{Core, Right};
 use crate::lock::Holder;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
-use crate::{Features, ImageError, ObjectStore};
+use crate::{Features, ImageError, ObjectStore, SnapshotNamespace};
 
 /// Before asking the owner again, while the lock changes hands.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -127,8 +127,10 @@ pub(crate) async fn maintain<S: ObjectStore>(
     }
     let mut id = None;
     let mut take_the_lock = false;
+    let mut tried = false;
     loop {
         core.ensure_fresh().await?;
+        check_op_features(core.display_name(), &core.header())?;
         let lock = core.lock.get().filter(|_| core.has(Features::EXCLUSIVE_LOCK));
         let Some(lock) = lock.filter(|_| needs_lock(request, core.header().features)) else {
             return execute(&Turn { core, terms: Terms::Lockless }, request, progress).await;
@@ -145,9 +147,11 @@ pub(crate) async fn maintain<S: ObjectStore>(
         let Some(owner) = owner else {
             match execute(&Turn::new(core), request, progress).await {
                 Err(OperationError::Maintenance(MaintenanceError::LockMoved)) => {
+                    tried = true;
                     tokio::time::sleep(RETRY_DELAY).await;
                     continue;
                 }
+                Err(error) if tried && is_done_already(request, error.errno()) => return Ok(()),
                 result => return result,
             }
         };
@@ -159,7 +163,7 @@ pub(crate) async fn maintain<S: ObjectStore>(
         };
         debug!(image = core.display_name(), %owner, op = %request.op(), %id, "asking the owner of the lock");
         match ask(core, &owner, id, request, progress).await? {
-            Answer::Done(0) => {
+            Answer::Done(result) if result == 0 || tried && is_done_already(request, Errno(-result)) => {
                 core.outdate();
                 core.ensure_fresh().await?;
                 return Ok(());
@@ -168,9 +172,28 @@ pub(crate) async fn maintain<S: ObjectStore>(
                 return Err(MaintenanceError::of_owner(core.display_name(), owner, request, result).into());
             }
             Answer::Unsupported => take_the_lock = true,
-            Answer::AskAgain => tokio::time::sleep(RETRY_DELAY).await,
+            Answer::AskAgain => {
+                tried = true;
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
         }
     }
+}
+
+/// Whether an error means, after an attempt whose end nobody knows, that this attempt was successful.
+fn is_done_already(request: &Maintenance, errno: Errno) -> bool {
+    let done = match request {
+        Maintenance::CreateSnapshot { .. }
+        | Maintenance::RenameSnapshot { .. }
+        | Maintenance::Rename { .. } => Errno::EEXIST,
+        Maintenance::RemoveSnapshot { .. } => Errno::ENOENT,
+        Maintenance::ProtectSnapshot { .. } => Errno::EBUSY,
+        Maintenance::UnprotectSnapshot { .. } | Maintenance::Flatten | Maintenance::UpdateFeatures { .. } => {
+            Errno::EINVAL
+        }
+        _ => return false,
+    };
+    errno == done
 }
 
 /// A name for a new request of this client; none while it does not watch the header.
@@ -193,10 +216,19 @@ fn needs_lock(request: &Maintenance, features: Features) -> bool {
 
 /// Whether this client can do it for another.
 pub(super) fn is_supported(request: &Maintenance) -> bool {
+    // Who wants a journal makes it himself.
+    let journal = |features: &Features| features.contains(Features::JOURNALING);
+    is_known(request) && !matches!(request, Maintenance::UpdateFeatures { features, .. } if journal(features))
+}
+
+/// Whether this client can do it at all.
+fn is_known(request: &Maintenance) -> bool {
     match request {
         Maintenance::Migrate | Maintenance::Sparsify { .. } => false,
-        // Who wants a journal makes it himself.
-        Maintenance::UpdateFeatures { features, .. } => !features.contains(Features::JOURNALING),
+        // Mirroring keeps more of its snapshots than the header does.
+        Maintenance::CreateSnapshot { namespace, .. } | Maintenance::RemoveSnapshot { namespace, .. } => {
+            !matches!(namespace, SnapshotNamespace::Mirror(_) | SnapshotNamespace::Other(_))
+        }
         _ => true,
     }
 }
@@ -207,6 +239,9 @@ pub(super) async fn execute<S: ObjectStore>(
     request: &Maintenance,
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
+    if !is_known(request) {
+        return Err(MaintenanceError::Unsupported { operation: request.op() }.into());
+    }
     match request {
         Maintenance::Flatten => flatten::run(turn, progress).await?,
         Maintenance::Resize { size, allow_shrink } => {
@@ -231,7 +266,7 @@ pub(super) async fn execute<S: ObjectStore>(
             features::run(turn, *which, *enable).await?
         }
         Maintenance::UpdateMetadata { key, value } => metadata::run(turn, key, value.as_deref()).await?,
-        other => return Err(MaintenanceError::Unsupported { operation: other.op() }.into()),
+        Maintenance::Migrate | Maintenance::Sparsify { .. } => unreachable!("refused before"),
     }
     turn.core.announce_update().await;
     Ok(())

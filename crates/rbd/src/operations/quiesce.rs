@@ -7,9 +7,9 @@ use tracing::{debug, warn};
 
 use super::maintain::{NOTIFY_TIMEOUT, next_request};
 use super::{MaintenanceError, OperationError, Progress};
-use crate::ObjectStore;
 use crate::image::core::Core;
 use crate::watcher::{AsyncRequestId, NotifyMessage, SnapshotFlags, decode_answer};
+use crate::{ImageError, ObjectStore};
 
 /// How often a client may let the time for an answer pass. Ceph: `rbd_quiesce_notification_attempts`.
 const ATTEMPTS: u64 = 10;
@@ -42,6 +42,7 @@ async fn ask_all<S: ObjectStore>(
 ) -> Result<(), OperationError> {
     let message = NotifyMessage::Quiesce(id).encode();
     for attempt in 1..=ATTEMPTS {
+        let _until_the_image_is_closed = core.maintenance.begin().ok_or(ImageError::Closed)?;
         let failed = |source| core.operation_failed("ask the other clients to stop writing", source);
         let reply =
             core.store.notify(&core.header_object, message.clone(), NOTIFY_TIMEOUT).await.map_err(failed)?;

@@ -9,7 +9,7 @@
 use futures::{StreamExt, TryStreamExt};
 use tracing::info;
 
-use super::{MaintenanceError, OperationError, Progress, Turn, resize};
+use super::{MaintenanceError, OperationError, Progress, Turn, check_op_features, resize};
 use crate::image::core::Core;
 use crate::lock::Holder;
 use crate::object_map::{ObjectState, States};
@@ -43,6 +43,7 @@ pub(crate) async fn check<S: ObjectStore>(core: &Core<S>, name: &str) -> Result<
     if core.read_only {
         return Err(ImageError::ReadOnly.into());
     }
+    check_op_features(core.display_name(), &core.header())?;
     let snapshot = find(core, name)?;
     if let Some(lock) = core.lock.get().filter(|lock| core.has(Features::EXCLUSIVE_LOCK) && !lock.is_held()) {
         let holder = lock.holder(&core.store, &core.header_object).await;

@@ -13,11 +13,12 @@ use rados::Errno;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::OperationError;
 use super::ask::RESTART;
 use super::maintain::{NOTIFY_TIMEOUT, Turn, execute, is_supported};
-use crate::ObjectStore;
 use crate::image::core::Core;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
+use crate::{ImageError, LockError, ObjectStore};
 
 /// How long a result is remembered. Ceph: `ImageWatcher::mark_async_request_complete`.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -137,6 +138,8 @@ async fn work<S: ObjectStore>(core: &Core<S>, id: AsyncRequestId, tenure: u64, r
     };
     match executed {
         Ok(()) => 0,
+        // This client goes; whoever has the lock next can do it.
+        Err(OperationError::Image(ImageError::Closed | ImageError::Lock(LockError::GivenUp))) => RESTART,
         Err(error) => {
             warn!(image = core.display_name(), op = %request.op(), %id, %error, "could not do what another client wants");
             -error.errno().0

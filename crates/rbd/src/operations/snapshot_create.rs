@@ -29,18 +29,15 @@ pub(super) async fn run<S: ObjectStore>(
     flags: SnapshotFlags,
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
+    // Held all the time: where many want the lock, it would move while the others quiesce, again and again.
+    let right = turn.begin().await?;
     refuse_duplicate(turn, namespace, name)?;
     if flags.contains(SnapshotFlags::SKIP_QUIESCE) {
-        return take(turn, namespace, name, flags).await;
+        return take(turn, &right, namespace, name, flags).await;
     }
-    let quiesced = quiesce::begin(turn.core, flags, progress).await;
-    let taken = match &quiesced {
-        Ok(_) => take(turn, namespace, name, flags).await,
-        Err(error) => Err(error.clone()),
-    };
-    if let Ok(quiesced) = quiesced {
-        quiesce::end(turn.core, quiesced).await;
-    }
+    let quiesced = quiesce::begin(turn.core, flags, progress).await?;
+    let taken = take(turn, &right, namespace, name, flags).await;
+    quiesce::end(turn.core, quiesced).await;
     taken
 }
 
@@ -62,15 +59,14 @@ fn exists<S: ObjectStore>(turn: &Turn<'_, S>, name: &str) -> OperationError {
 
 async fn take<S: ObjectStore>(
     turn: &Turn<'_, S>,
+    right: &Right,
     namespace: &SnapshotNamespace,
     name: &str,
     flags: SnapshotFlags,
 ) -> Result<(), OperationError> {
     let core = turn.core;
-    let right = turn.begin().await?;
-    refuse_duplicate(turn, namespace, name)?;
-    let _paused = core.pause(&right).await;
-    let snap = add_to_header(turn, &right, namespace, name).await?;
+    let _paused = core.pause(right).await;
+    let snap = add_to_header(turn, right, namespace, name).await?;
     if let Some(map) = core.map().filter(|_| !flags.contains(SnapshotFlags::SKIP_OBJECT_MAP)) {
         map.add_snapshot(snap).await.map_err(MaintenanceError::ObjectMap)?;
     }

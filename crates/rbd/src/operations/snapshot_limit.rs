@@ -4,7 +4,7 @@
 
 use rados::Errno;
 
-use super::{MaintenanceError, OperationError, Turn};
+use super::{MaintenanceError, OperationError, Turn, check_op_features};
 use crate::ObjectStore;
 use crate::cls::snapshots::snapshot_set_limit;
 
@@ -14,6 +14,7 @@ pub(crate) async fn run<S: ObjectStore>(
 ) -> Result<(), OperationError> {
     let core = turn.core;
     let right = turn.begin().await?;
+    check_op_features(core.display_name(), &core.header())?;
     let set = turn
         .change_header(&right, "limit the number of snapshots", |operation| {
             snapshot_set_limit(operation, limit)

@@ -38,7 +38,8 @@ pub(super) async fn unprotect<S: ObjectStore>(
     let core = turn.core;
     let right = turn.begin().await?;
     let snapshot = find(core, namespace, name)?;
-    if !snapshot.protected {
+    // One that was interrupted is neither.
+    if !snapshot.protected && !snapshot.unprotecting {
         let image = core.display_name().to_owned();
         return Err(MaintenanceError::SnapshotNotProtected { image, snapshot: name.to_owned() }.into());
     }
@@ -96,9 +97,11 @@ async fn find_clones<S: ObjectStore>(
         snap: snapshot.id,
     };
     let failed = |source| core.operation_failed("look for clones of the snapshot", source);
+    store.wait_for_newest_pools().await.map_err(failed)?;
     let mut clones = Vec::new();
     for (pool, pool_name) in store.pools() {
-        let Ok(pool) = store.with_pool(pool, "") else { continue };
+        // They are in the namespace of their parent.
+        let Ok(pool) = store.with_pool(pool, store.namespace()) else { continue };
         match directory::call(&pool, CHILDREN, get_children(&parent)).await {
             Ok(ids) => {
                 for id in ids {

@@ -79,7 +79,7 @@ pub(crate) fn check<S: ObjectStore>(
     let snapshot = header
         .snapshot_in(namespace, name)
         .ok_or_else(|| OperationError::NoSnapshot { snapshot: name.to_owned() })?;
-    if snapshot.protected {
+    if snapshot.protected || snapshot.unprotecting {
         let (image, snapshot) = (core.display_name().to_owned(), name.to_owned());
         return Err(MaintenanceError::SnapshotProtected { image, snapshot }.into());
     }
@@ -115,6 +115,8 @@ async fn has_clones<S: ObjectStore>(core: &Core<S>, snap: SnapId) -> Result<bool
         Err(error) if error.is(Errno::ENOENT) => return Ok(true),
         clones => clones.map_err(failed)?,
     };
+    // A pool that is not known here may be a new one.
+    store.wait_for_newest_pools().await.map_err(failed)?;
     let mut left = false;
     for clone in clones {
         if store.with_pool(clone.pool, &clone.namespace).is_ok() {

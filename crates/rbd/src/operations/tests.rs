@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::{Features, Image, MemStore, NewImage, OpenOptions, SnapshotFlags, SnapshotRef};
+use crate::{Features, Image, MemStore, NewImage, ObjectStore, OpenOptions, SnapshotFlags, SnapshotRef};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -310,5 +310,77 @@ fn a_rollback_does_not_trust_what_the_object_map_says_of_changes() {
         image.roll_back("s1", &()).await.unwrap();
         assert_eq!(image.read(0, 64 * KIB).await.unwrap().to_vec(), bytes(64 * KIB, 1));
         assert_eq!(store.object_map(image.id()).unwrap()[0], 1);
+    });
+}
+
+#[test]
+fn what_the_first_attempt_did_is_no_error_of_the_second() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let dead = store.connect();
+        let owner = open(&dead).await;
+        let other = open(&store).await;
+        owner.write(0, bytes(KIB, 1)).await.unwrap();
+        // The owner takes the snapshot, and dies before it can say so.
+        dead.set_fault(|_, operation| {
+            let is_answer = operation.ops().is_empty();
+            is_answer.then_some(rados::OpError::TimedOut)
+        });
+        let asked = other.create_snapshot("s1", SnapshotFlags::SKIP_QUIESCE, &());
+        let die = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            store.create_snapshot(owner.id(), "s1").unwrap();
+            dead.kill_after(0);
+            dead.lose_watches();
+        };
+        let (created, ()) = tokio::join!(asked, die);
+        created.unwrap();
+        assert_eq!(other.snapshots().len(), 1);
+    });
+}
+
+#[test]
+fn a_snapshot_whose_unprotecting_was_interrupted_can_be_unprotected() {
+    let store = new_store(&new_image(61));
+    run(async {
+        let image = open(&store).await;
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        image.protect_snapshot("s1").await.unwrap();
+        let mut changes = 0;
+        store.set_fault(move |object, operation| {
+            let protects = operation
+                .ops()
+                .iter()
+                .any(|op| matches!(&op.kind, rados::OpKind::Call { method: "set_protection_status", .. }));
+            changes += u32::from(protects && object.starts_with("rbd_header."));
+            (protects && changes > 1).then_some(rados::OpError::TimedOut)
+        });
+        image.unprotect_snapshot("s1").await.unwrap_err();
+        store.clear_fault();
+        assert!(image.remove_snapshot("s1").await.is_err(), "it may have clones");
+        image.unprotect_snapshot("s1").await.unwrap();
+        image.remove_snapshot("s1").await.unwrap();
+    });
+}
+
+#[test]
+fn a_clone_of_version_1_in_a_namespace_keeps_its_parent_protected() {
+    let store = MemStore::new().with_pool(ceph_codec::PoolId(1), "ns").unwrap();
+    let id = store.create_image(&new_image(61)).unwrap();
+    run(async {
+        let image = open(&store).await;
+        image.create_snapshot("s1", SnapshotFlags::default(), &()).await.unwrap();
+        image.protect_snapshot("s1").await.unwrap();
+        let snap = image.snapshots()[0].id;
+        let parent =
+            crate::cls::ParentSpec { pool: store.pool(), namespace: "ns".into(), image_id: id, snap };
+        let add = crate::cls::children::add_child(rados::Operation::new(), &parent, "1234");
+        crate::directory::change(&store, crate::names::CHILDREN, add).await.unwrap();
+        let error = image.unprotect_snapshot("s1").await.unwrap_err();
+        assert_eq!(
+            (error.errno(), error.to_string().contains("rbd/1234")),
+            (rados::Errno::EBUSY, true),
+            "{error}"
+        );
     });
 }
