@@ -17,7 +17,7 @@ use super::{
 use crate::image::core::{Core, Right};
 use crate::lock::Holder;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
-use crate::{Features, ImageError, ObjectStore, SnapshotNamespace};
+use crate::{Features, ImageError, ObjectStore, SnapshotNamespace, directory};
 
 /// Before asking the owner again, while the lock changes hands.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -127,6 +127,8 @@ pub(crate) async fn maintain<S: ObjectStore>(
     }
     let mut id = None;
     let mut take_the_lock = false;
+    core.ensure_fresh().await?;
+    let was_so = is_so(core, request).await?;
     let mut tried = false;
     loop {
         core.ensure_fresh().await?;
@@ -151,7 +153,7 @@ pub(crate) async fn maintain<S: ObjectStore>(
                     tokio::time::sleep(RETRY_DELAY).await;
                     continue;
                 }
-                Err(error) if tried && is_done_already(request, error.errno()) => return Ok(()),
+                Err(error) if tried && !was_so && is_done_already(request, error.errno()) => return Ok(()),
                 result => return result,
             }
         };
@@ -163,7 +165,10 @@ pub(crate) async fn maintain<S: ObjectStore>(
         };
         debug!(image = core.display_name(), %owner, op = %request.op(), %id, "asking the owner of the lock");
         match ask(core, &owner, id, request, progress).await? {
-            Answer::Done(result) if result == 0 || tried && is_done_already(request, Errno(-result)) => {
+            Answer::Done(result)
+                if result == 0
+                    || tried && !was_so && is_done_already(request, Errno(result.saturating_neg())) =>
+            {
                 core.outdate();
                 core.ensure_fresh().await?;
                 return Ok(());
@@ -180,7 +185,35 @@ pub(crate) async fn maintain<S: ObjectStore>(
     }
 }
 
-/// Whether an error means, after an attempt whose end nobody knows, that this attempt was successful.
+/// Whether the image is already as a request would make it, so that the request has to fail.
+async fn is_so<S: ObjectStore>(core: &Core<S>, request: &Maintenance) -> Result<bool, OperationError> {
+    let header = core.header();
+    let snapshot = |namespace, name: &str| header.snapshot_in(namespace, name);
+    Ok(match request {
+        Maintenance::CreateSnapshot { namespace, name, .. } => snapshot(namespace, name).is_some(),
+        Maintenance::RemoveSnapshot { namespace, name } => snapshot(namespace, name).is_none(),
+        Maintenance::RenameSnapshot { name, .. } => snapshot(&SnapshotNamespace::User, name).is_some(),
+        Maintenance::ProtectSnapshot { namespace, name } => {
+            snapshot(namespace, name).is_none_or(|snapshot| snapshot.protected)
+        }
+        Maintenance::UnprotectSnapshot { namespace, name } => {
+            snapshot(namespace, name).is_none_or(|snapshot| !snapshot.protected && !snapshot.unprotecting)
+        }
+        Maintenance::Flatten => header.parent.is_none(),
+        Maintenance::UpdateFeatures { features, enable: true } => header.features.intersects(*features),
+        Maintenance::UpdateFeatures { features, enable: false } => !header.features.contains(*features),
+        Maintenance::Rename { name } => match directory::id_of(&core.store, name).await {
+            Err(error) if error.is(Errno::ENOENT) => false,
+            id => id
+                .map_err(|source| core.operation_failed("look for an image of that name", source))
+                .map(|_| true)?,
+        },
+        _ => true,
+    })
+}
+
+/// Whether an error means, of an image that was not so before and after an attempt whose end nobody knows, that this
+/// attempt was successful.
 fn is_done_already(request: &Maintenance, errno: Errno) -> bool {
     let done = match request {
         Maintenance::CreateSnapshot { .. }
