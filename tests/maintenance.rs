@@ -76,6 +76,8 @@ fn our_server_carries_out_what_rbd_asks_of_the_owner_while_it_is_written_to() {
         "rbd resize --no-progress IMAGE --size 48M --allow-shrink",
         "rbd image-meta set IMAGE conf_rbd_discard_granularity_bytes 4096",
         "rbd image-meta remove IMAGE conf_rbd_discard_granularity_bytes",
+        // A snapshot without object map would take that of the image with it.
+        "rbd snap purge --no-progress IMAGE",
         "rbd feature disable IMAGE object-map,fast-diff",
         "rbd feature enable IMAGE object-map,fast-diff",
         "rbd object-map rebuild --no-progress IMAGE",
