@@ -72,22 +72,33 @@ impl<S: ObjectStore> ObjectMap<S> {
         }
     }
 
+    /// Whether both are handles of one map, which share what they know.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Starts to note which objects are changed. To be called while no changes are under way.
     pub(crate) fn touched(&self) -> Touched {
         self.inner.marker.listen(self.len())
     }
 
-    /// Overwrites the map with states that were found, but for the objects that were changed meanwhile.
+    /// Overwrites the map with states that were found, but for the objects that were changed meanwhile. It has as many
+    /// `objects` as the image then, even if a resize was interrupted before.
     ///
     /// # Errors
     /// [`ObjectMapError::Store`]: the map is as it was.
-    pub(crate) async fn replace(&self, mut found: States, touched: &Touched) -> Result<(), ObjectMapError> {
+    pub(crate) async fn replace(
+        &self,
+        mut found: States,
+        objects: u64,
+        touched: &Touched,
+    ) -> Result<(), ObjectMapError> {
         let inner = &self.inner;
         inner.idle().await;
         {
             let states = inner.states.read();
-            found.resize(states.len(), ObjectState::Exists);
-            for object in (0..states.len()).filter(|object| touched.contains(*object)) {
+            found.resize(objects, ObjectState::Exists);
+            for object in (0..objects).filter(|object| touched.contains(*object)) {
                 found.change(object..object + 1, states.get(object).unwrap_or(ObjectState::Exists), None);
             }
         }

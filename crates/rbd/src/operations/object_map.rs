@@ -41,7 +41,8 @@ pub(super) async fn rebuild<S: ObjectStore>(
         if !scan.is_current(core)? {
             continue;
         }
-        scan.map.replace(found, &scan.touched).await.map_err(MaintenanceError::ObjectMap)?;
+        let objects = core.layout.object_count(core.header().size);
+        scan.map.replace(found, objects, &scan.touched).await.map_err(MaintenanceError::ObjectMap)?;
         turn.change_header(&right, "mark the object map as valid", |operation| {
             set_flags(operation, Flags::default(), INVALID, SnapId::HEAD)
         })
@@ -171,7 +172,7 @@ pub(crate) async fn check_snapshot<S: ObjectStore>(
 }
 
 /// One look at all objects of the live image, and what was changed meanwhile.
-struct Scan<S> {
+pub(super) struct Scan<S> {
     map: ObjectMap<S>,
     touched: Touched,
     header: std::sync::Arc<Header>,
@@ -179,7 +180,7 @@ struct Scan<S> {
 }
 
 impl<S: ObjectStore> Scan<S> {
-    async fn begin(turn: &Turn<'_, S>) -> Result<Self, OperationError> {
+    pub(super) async fn begin(turn: &Turn<'_, S>) -> Result<Self, OperationError> {
         let core = turn.core;
         let right = turn.begin().await?;
         let _paused = core.pause(&right).await;
@@ -192,13 +193,15 @@ impl<S: ObjectStore> Scan<S> {
     }
 
     /// Whether what was found still counts. Fails if the exclusive lock was away meanwhile.
-    fn is_current(&self, core: &Core<S>) -> Result<bool, OperationError> {
+    pub(super) fn is_current(&self, core: &Core<S>) -> Result<bool, OperationError> {
         if core.tenure() != self.tenure {
             return Err(MaintenanceError::LockMoved.into());
         }
         let header = core.header();
+        // A map that was taken away and made anew does not tell this one what is touched.
+        let same_map = core.map().is_some_and(|map| map.is_same(&self.map));
         // A snapshot that was taken makes all that exists clean. Objects past an old end are known to be touched.
-        Ok(header.snapc == self.header.snapc && header.features == self.header.features)
+        Ok(same_map && header.snapc == self.header.snapc && header.features == self.header.features)
     }
 }
 

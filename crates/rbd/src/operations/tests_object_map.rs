@@ -4,6 +4,8 @@ use bytes::Bytes;
 use ceph_codec::SnapId;
 use rados::{Errno, OpError};
 
+use super::maintain::Turn;
+use super::object_map::Scan;
 use super::{MaintenanceError, OperationError};
 use crate::{Features, Flags, Image, MemStore, NewImage, OpenOptions, SnapshotFlags};
 
@@ -94,6 +96,39 @@ fn the_map_of_a_snapshot_is_checked_and_rebuilt_by_itself() {
         assert_eq!(image.check_object_map(Some("b"), &()).await.unwrap(), 0);
         let error = image.rebuild_object_map(Some("c"), &()).await.unwrap_err();
         assert!(matches!(error, OperationError::NoSnapshot { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_rebuilt_map_is_as_long_as_the_image() {
+    run(async {
+        let (store, id) = new_store(61);
+        let image = open(&store).await;
+        write(&image, 0).await;
+        image.close().await;
+        // A client died when it had made the image smaller, but not yet its map.
+        store.set_object_map(&id, SnapId::HEAD, vec![EXISTS, MISSING, MISSING, MISSING, EXISTS, EXISTS]);
+        let image = open(&store).await;
+        image.rebuild_object_map(None, &()).await.unwrap();
+        assert_eq!(store.object_map(&id).unwrap(), [EXISTS, MISSING, MISSING, MISSING]);
+        image.resize(5 * OBJECT, false, &()).await.unwrap();
+        assert_eq!(image.info().flags, Flags(0));
+        assert_eq!(check(&image).await, 0);
+    });
+}
+
+#[test]
+fn a_map_that_is_taken_away_and_made_anew_during_its_rebuild_is_not_overwritten() {
+    run(async {
+        let (store, _) = new_store(61);
+        let image = open(&store).await;
+        write(&image, 0).await;
+        let scan = Scan::begin(&Turn::new(&image.0)).await.unwrap();
+        assert!(scan.is_current(&image.0).unwrap());
+        let map = Features::OBJECT_MAP.union(Features::FAST_DIFF);
+        image.update_features(map, false).await.unwrap();
+        image.update_features(map, true).await.unwrap();
+        assert!(!scan.is_current(&image.0).unwrap(), "it does not know what was written since");
     });
 }
 
