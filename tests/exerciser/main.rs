@@ -47,11 +47,14 @@ fn prepare(cluster: &Cluster) {
     }
 }
 
+/// Room for the snapshots of a long run: the space of removed ones was not seen to be used again.
+const ROOM: [&str; 4] = ["--store", "bluestore", "--bytes", "30G"];
+
 fn cluster() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
         let cluster = env::var("CLUSTER")
-            .map_or_else(|_| Cluster::start(Release::Pacific, &[]), |dir| Cluster::attach(&dir));
+            .map_or_else(|_| Cluster::start(Release::Pacific, &ROOM), |dir| Cluster::attach(&dir));
         if cluster.run("rbd namespace ls rbdpool").is_empty() {
             prepare(&cluster);
         }
