@@ -92,20 +92,22 @@ fn clones_and_removals_are_like_those_of_rbd() {
         "clone --rbd-default-clone-format 2 NS/parent@base NS/fourth",
         "snap rm NS/parent@base",
         "flatten NS/fourth",
-        "rm NS/parent",
     ] {
         twins.run(command);
         for shown in [
-            "children NS/parent@base",
             "children --all NS/parent",
             "info NS/parent",
+            "snap ls --all NS/parent",
             "ls -l NS",
             "trash ls --all NS",
         ] {
             twins.assert_same(shown);
         }
     }
+    twins.run("rm NS/parent");
+    twins.assert_same("ls -l NS");
     twins.assert_same("info NS/third");
+    twins.assert_same("info NS/fourth");
 }
 
 #[test]

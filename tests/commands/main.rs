@@ -135,7 +135,13 @@ fn without_identity(value: Value, place: &str) -> Value {
             .map(|(name, value)| (name, without_identity(value, place)))
             .collect(),
         Value::Array(values) => values.into_iter().map(|value| without_identity(value, place)).collect(),
+        // The name of a snapshot in the trash.
+        Value::String(text) if is_uuid(&text) => "UUID".into(),
         Value::String(text) => text.replace(namespace, "NS").into(),
         other => other,
     }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }

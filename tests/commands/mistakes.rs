@@ -15,7 +15,8 @@ fn mistakes_end_with_the_same_exit_codes() {
         "rbd snap protect rbdpool/m/i@p",
         "rbd clone rbdpool/m/i@p rbdpool/m/clone",
         "rbd create rbdpool/m/locked --size 10M && rbd lock add rbdpool/m/locked by-hand",
-        "rbd create rbdpool/m/full --size 10M && rbd snap limit set rbdpool/m/full --limit 0",
+        "rbd create rbdpool/m/full --size 10M && rbd snap create --no-progress rbdpool/m/full@one",
+        "rbd snap limit set rbdpool/m/full --limit 1",
         "rbd create rbdpool/m/kept --size 10M && rbd trash mv rbdpool/m/kept --expires-at '2 days'",
     ] {
         cluster.run(command);
@@ -101,7 +102,6 @@ const WRONG: &[&str] = &[
     "snap rename rbdpool/m/i@s rbdpool/m/i@p",
     "rename rbdpool/m/i rbdpool/m/other",
     "cp rbdpool/m/i rbdpool/m/other",
-    "import /dev/null rbdpool/m/other",
     "feature enable rbdpool/m/i exclusive-lock",
     // Something depends on it.
     "snap unprotect rbdpool/m/i@p",
@@ -144,7 +144,7 @@ const WRONG: &[&str] = &[
     "snap rename rbdpool/m/i@s rbdpool/m/other@t",
     "snap rename rbdpool/m/i@s",
     "rename rbdpool/m/i",
-    "rename rbdpool/m/i rbdpool/new",
+    "rename rbdpool/m/i otherpool/new",
     "lock add rbdpool/m/i",
     "lock rm rbdpool/m/i id",
     "lock rm rbdpool/m/i id somebody",
