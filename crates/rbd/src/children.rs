@@ -66,6 +66,8 @@ pub async fn list_children<S: ObjectStore>(
     descendants: bool,
 ) -> Result<Vec<Child>, OperationError> {
     let doing = "list the clones";
+    // A pool that is not known yet may have clones, too.
+    store.wait_for_newest_pools().await.map_err(failed(doing))?;
     let (id, header) = find(store, image).await?;
     let snaps = match snapshot {
         None => header.snapshots.iter().map(|snapshot| snapshot.id).collect(),
@@ -234,6 +236,8 @@ pub(crate) async fn leave_parent<S: ObjectStore>(
     let Some(parent) = &header.parent else { return Ok(()) };
     let (store, object, operation) = if header.op_features.contains(OpFeatures::CLONE_CHILD) {
         // The pool of the parent may be gone, and the parent with it.
+        let doing = "look for the parent's pool";
+        store.wait_for_newest_pools().await.map_err(failed(doing))?;
         let Ok(parent_store) = store.with_pool(parent.pool, &parent.namespace) else { return Ok(()) };
         let child = ChildSpec {
             pool: store.pool(),
