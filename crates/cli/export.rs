@@ -35,7 +35,7 @@ pub(crate) struct ExportDiffArgs {
 /// What to export, and where to.
 #[derive(Debug, ClapArgs)]
 struct SourceArgs {
-    /// The image or snapshot, as [POOL/[NAMESPACE/]]IMAGE[@SNAP], and the file, or - for standard output
+    /// The image or snapshot, and the file, or - for standard output
     #[arg(value_names = ["IMAGE-OR-SNAP-SPEC", "PATH"], num_args = 0..=2)]
     names: Vec<String>,
     #[command(flatten)]
