@@ -218,6 +218,12 @@ fn a_server_whose_lock_was_broken_stops_writing_and_says_so() {
     next.qemu_io(&other.spec, &["write -P 3 0 1M"]);
     let printed = server.printed();
     assert!(printed.contains("blocklist"), "{printed}");
+    wait_until("it tells who has the image now", Duration::from_secs(30), || {
+        let printed = server.printed();
+        let told = printed.contains("nobody has the exclusive lock now")
+            || printed.contains("another client has the exclusive lock now");
+        told.then_some(())
+    });
     next.stop();
     cluster.assert_object_map_is_correct(&image.spec);
 }

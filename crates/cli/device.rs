@@ -1,6 +1,6 @@
 //! An image as a block device.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use rbd::{DiscardOptions, Image, ImageError, LockError};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::cluster::Cluster;
 use crate::report::sentence;
+use crate::target::Target;
 use crate::text;
 
 /// How long a client waits for news of the image's size.
@@ -24,16 +26,30 @@ pub(crate) struct Device {
     image: Image<IoCtx>,
     /// For messages: the image's full name.
     name: String,
+    /// Where to ask who has the image, once this client is barred.
+    target: Target,
+    asked_who_has_it: AtomicBool,
     /// Changes when the monitors say so.
     config: Mutex<watch::Receiver<Arc<Config>>>,
     complaints: Complaints,
 }
 
 impl Device {
-    pub(crate) fn new(image: Image<IoCtx>, name: String, mut config: watch::Receiver<Arc<Config>>) -> Self {
+    pub(crate) fn new(
+        image: Image<IoCtx>,
+        target: &Target,
+        mut config: watch::Receiver<Arc<Config>>,
+    ) -> Self {
         config.mark_changed();
         let complaints = Complaints { since: Instant::now(), next: AtomicU64::new(0) };
-        Self { image, name, config: Mutex::new(config), complaints }
+        Self {
+            image,
+            name: target.spec.to_string(),
+            target: target.clone(),
+            asked_who_has_it: AtomicBool::new(false),
+            config: Mutex::new(config),
+            complaints,
+        }
     }
 
     fn follow_config(&self) {
@@ -64,6 +80,9 @@ impl Device {
         } else {
             debug!(doing = doing.0, offset, message, "request failed");
         }
+        if self.image.is_blocklisted() && !self.asked_who_has_it.swap(true, Ordering::Relaxed) {
+            tokio::spawn(tell_who_has_it(self.target.whole_image()));
+        }
         DeviceError::new(error_kind(doing, error), message)
     }
 
@@ -76,6 +95,18 @@ impl Device {
             },
             _ => what,
         }
+    }
+}
+
+/// Writes to the log who has an image now. A client that is barred is told nothing any more, so a new one asks.
+async fn tell_who_has_it(target: Target) {
+    let image = target.spec.to_string();
+    match Cluster::inspect(&target).await {
+        Ok(details) => match details.locks.owners.first() {
+            Some(owner) => warn!(image, %owner, "another client has the exclusive lock now"),
+            None => warn!(image, "nobody has the exclusive lock now; start this server again to go on"),
+        },
+        Err(error) => warn!(image, "cannot find out who has the exclusive lock now: {}", sentence(&error)),
     }
 }
 

@@ -183,7 +183,7 @@ async fn open_all(
         let options = mode.options(&target, predecessors);
         opening.push(async move {
             let image = cluster.open(&target, options).await?;
-            let device = Device::new(image, target.spec.to_string(), cluster.client().config());
+            let device = Device::new(image, &target, cluster.client().config());
             Ok((number, target.name, device, cluster))
         });
     }

@@ -6,12 +6,10 @@
 
 pub(crate) mod children;
 pub(crate) mod create;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod directory;
 pub(crate) mod header;
 pub(crate) mod namespaces;
 pub(crate) mod object_map;
-#[allow(dead_code, reason = "operations to come")]
 pub(crate) mod parent;
 pub(crate) mod snapshots;
 pub(crate) mod trash;

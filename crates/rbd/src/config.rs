@@ -9,7 +9,7 @@ mod options;
 
 use std::collections::BTreeMap;
 
-use ceph_codec::{Encode, SnapId};
+use ceph_codec::SnapId;
 use rados::{Errno, OpError, Operation, SnapContext};
 use thiserror::Error;
 use tracing::warn;
@@ -260,8 +260,7 @@ pub async fn set_pool_config<S: ObjectStore>(
 ) -> Result<(), OperationError> {
     check(name, value, false)?;
     let key = format!("{CONF_PREFIX}{name}");
-    let pair = BTreeMap::from([(key, value.as_bytes().to_vec())]);
-    let operation = cls::create::metadata_set_all(Operation::new(), &pair);
+    let operation = cls::header::metadata_set(Operation::new(), &key, value.as_bytes());
     change(store, operation).await
 }
 
@@ -271,8 +270,7 @@ pub async fn set_pool_config<S: ObjectStore>(
 /// [`ConfigError::NotSet`] in [`OperationError::Config`] if it has none, else [`OperationError::Op`].
 pub async fn remove_pool_config<S: ObjectStore>(store: &S, name: &str) -> Result<(), OperationError> {
     pool_config(store, name).await?;
-    let key = format!("{CONF_PREFIX}{name}").encode_to_vec();
-    change(store, Operation::new().call_mut("rbd", "metadata_remove", key)).await
+    change(store, cls::header::metadata_remove(Operation::new(), &format!("{CONF_PREFIX}{name}"))).await
 }
 
 async fn change<S: ObjectStore>(store: &S, operation: Operation) -> Result<(), OperationError> {

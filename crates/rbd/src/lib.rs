@@ -72,6 +72,8 @@ pub use watcher::{AsyncRequestId, ClientId, Maintenance, NotifyMessage, NotifyOp
 /// [`ceph_codec::DecodeError`] if it is malformed.
 #[doc(hidden)]
 pub fn decode_metadata(bytes: &[u8]) -> Result<(), ceph_codec::DecodeError> {
+    use std::collections::BTreeSet;
+
     use ceph_codec::{Decode, Reader};
     let mut reader = Reader::new(bytes);
     let r = &mut reader;
@@ -84,6 +86,8 @@ pub fn decode_metadata(bytes: &[u8]) -> Result<(), ceph_codec::DecodeError> {
         5 => cls::trash::TrashRecord::decode(r).map(drop),
         6 => lock::cls::LockInfo::decode(r).map(drop),
         7 => object_map::States::decode(r).map(drop),
+        8 => BTreeSet::<cls::children::ChildSpec>::decode(r).map(drop),
+        9 => cls::namespaces::Names::decode(r).map(drop),
         _ => Ok(()),
     }
 }

@@ -37,11 +37,6 @@ pub(crate) fn set_parent(operation: Operation, parent: &ParentSpec, overlap: u64
     operation.call_mut("rbd", "set_parent", input)
 }
 
-/// [`parent_detach`] as OSDs before Ceph 14 know it. `EXDEV` if the parent is in a namespace.
-pub(crate) fn remove_parent(operation: Operation) -> Operation {
-    operation.call_mut("rbd", "remove_parent", Vec::new())
-}
-
 /// Appends, on a data object of the clone, making the object with these contents: offsets in the object, and the bytes
 /// there. An object that is there already stays as it is.
 pub(crate) fn sparse_copyup(operation: Operation, pieces: &[(u64, Bytes)]) -> Operation {

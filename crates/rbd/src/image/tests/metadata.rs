@@ -68,14 +68,15 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn format_1_is_recognised() {
+fn format_1_is_refused_for_writing() {
     let (store, _) = new_store(&small(61));
     run(async {
         let header = rados::Operation::new().write_full("<<< Rados Block Device Image >>>\n");
         store.write("old.rbd", header, &SnapContext::default()).await.unwrap();
         let error = refused(&store, OpenOptions::image("old")).await;
-        assert_eq!(error.to_string(), "image old has format 1, only format 2 is supported");
-        assert!(error.help().unwrap().contains("rbd cp"));
+        assert_eq!(error.to_string(), "image old has format 1, which can only be read");
+        let help = error.help().unwrap();
+        assert!(help.contains("read-only") && help.contains("rbd cp"), "{help}");
     });
 }
 
