@@ -37,8 +37,11 @@ pub(super) enum Answer {
     Done(i32),
     /// The owner cannot do such things.
     Unsupported,
-    /// The owner is gone, or does not own the lock any more.
+    /// The owner is gone, or does not own the lock any more. It may be done with it, or still at it.
     AskAgain,
+    /// The owner has stopped because the lock moved. To be asked for under another number: librbd remembers what it
+    /// answered to this one, and says the same again when it has the lock again.
+    Interrupted,
 }
 
 /// The requests that this client waits for.
@@ -138,7 +141,7 @@ pub(super) async fn ask<S: ObjectStore>(
 impl Answer {
     fn of(result: i32) -> Self {
         match result {
-            RESTART => Self::AskAgain,
+            RESTART => Self::Interrupted,
             result if result == -Errno::ETIMEDOUT.0 => Self::AskAgain,
             result if result == -Errno::EOPNOTSUPP.0 => Self::Unsupported,
             result => Self::Done(result),
@@ -157,5 +160,18 @@ fn owners_answer(reply: Result<NotifyReply, OpError>) -> Result<i32, OpError> {
         (Some(answer), None) => Ok(answer?),
         // The lock has just moved between them.
         (Some(_), Some(_)) => Err(OpError::Errno(Errno::ETIMEDOUT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_that_was_interrupted_is_not_asked_under_the_same_number_again() {
+        assert_eq!(Answer::of(RESTART), Answer::Interrupted);
+        assert_eq!(Answer::of(-Errno::ETIMEDOUT.0), Answer::AskAgain, "it may still be at it");
+        assert_eq!(Answer::of(-Errno::EOPNOTSUPP.0), Answer::Unsupported);
+        assert_eq!(Answer::of(-Errno::EEXIST.0), Answer::Done(-Errno::EEXIST.0));
     }
 }

@@ -159,12 +159,12 @@ pub(crate) async fn maintain<S: ObjectStore>(
         };
         // The same request as before, if it was asked for before.
         id = id.or_else(|| next_request(core));
-        let Some(id) = id else {
+        let Some(asked) = id else {
             tokio::time::sleep(RETRY_DELAY).await;
             continue;
         };
-        debug!(image = core.display_name(), %owner, op = %request.op(), %id, "asking the owner of the lock");
-        match ask(core, &owner, id, request, progress).await? {
+        debug!(image = core.display_name(), %owner, op = %request.op(), id = %asked, "asking the owner of the lock");
+        match ask(core, &owner, asked, request, progress).await? {
             Answer::Done(result)
                 if result == 0
                     || tried && !was_so && is_done_already(request, Errno(result.saturating_neg())) =>
@@ -178,6 +178,11 @@ pub(crate) async fn maintain<S: ObjectStore>(
             }
             Answer::Unsupported => take_the_lock = true,
             Answer::AskAgain => {
+                tried = true;
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+            Answer::Interrupted => {
+                id = None;
                 tried = true;
                 tokio::time::sleep(RETRY_DELAY).await;
             }
