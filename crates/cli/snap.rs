@@ -392,7 +392,7 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
         "name": snapshot.name,
         "size": snapshot.size,
         "protected": snapshot.protected.to_string(),
-        "timestamp": text::time(snapshot.timestamp),
+        "timestamp": taken_at(snapshot),
     });
     if all {
         let namespace = &mut fields["namespace"];
@@ -438,7 +438,7 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
             snapshot.name.clone(),
             text::bytes(snapshot.size),
             if snapshot.protected { "yes" } else { "" }.to_owned(),
-            text::time(snapshot.timestamp),
+            taken_at(snapshot),
         ]
     };
     const HEADINGS: [&str; 5] = [">SNAPID", "NAME", ">SIZE", "PROTECTED", ">TIMESTAMP"];
@@ -468,4 +468,9 @@ fn namespace(snapshot: &Snapshot) -> String {
         }
         _ => name.to_owned(),
     }
+}
+
+/// Nothing if nobody knows: in images of format 1.
+fn taken_at(snapshot: &Snapshot) -> String {
+    if snapshot.timestamp.sec == 0 { String::new() } else { text::time(snapshot.timestamp) }
 }
