@@ -264,11 +264,6 @@ fn features_that_we_cannot_keep_correct() {
     let cluster = Cluster::shared();
     let journaled = cluster.create("--size 16M --image-feature layering,exclusive-lock,journaling");
     refused(SOON, cluster, &as_qemu(&cluster.conf(), &[&journaled.spec]), &["journaling", &journaled.spec]);
-    let parent = cluster.create("--size 16M");
-    cluster.run(&format!("rbd snap create --no-progress {parent}@base"));
-    cluster.run(&format!("rbd clone --rbd-default-clone-format 2 {parent}@base {parent}-clone"));
-    let clone = format!("{parent}-clone");
-    refused(SOON, cluster, &as_qemu(&cluster.conf(), &[&clone]), &[&clone, "clone"]);
 }
 
 #[test]
