@@ -10,6 +10,7 @@ use crate::cluster::ClusterArgs;
 use crate::log::LogArgs;
 use crate::report::Error;
 use crate::serve::args::ServeArgs;
+use crate::spec::ShowArgs;
 use crate::{
     bench, children, clone, config, create, diff, du, export, feature, flatten, image_meta, import, info,
     lock, ls, namespace, object_map, pool, rename, resize, rm, serve, snap, status, trash, watch,
@@ -92,7 +93,7 @@ pub(crate) enum Command {
     /// List the clones of an image or snapshot.
     Children(children::ChildrenArgs),
     /// Show who has an image open.
-    Status(status::StatusArgs),
+    Status(ShowArgs),
     /// Show, take and break the lock of an image.
     #[command(subcommand)]
     Lock(lock::LockCommand),

@@ -1,15 +1,15 @@
 //! `config`: options that a pool or an image has values of its own for.
 
 use ceph_conf::Overrides;
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Subcommand;
 use rbd::{ConfigError, ConfigOption, MaintenanceError, OperationError};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::image_meta::{CONFIG_PREFIX, KeyArgs, ValueArgs};
-use crate::output::{self, FormatArgs};
+use crate::output;
 use crate::report::Error;
-use crate::spec::ImageArgs;
+use crate::spec::ShowArgs;
 use crate::text;
 
 #[derive(Debug, Subcommand)]
@@ -23,7 +23,7 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum ImageConfigCommand {
     /// List all options, their values for the image, and where these come from.
     #[command(visible_alias = "list")]
-    Ls(LsArgs),
+    Ls(ShowArgs),
     /// Print the value that the image has of its own.
     Get(KeyArgs),
     /// Give the image a value of its own.
@@ -31,14 +31,6 @@ pub(crate) enum ImageConfigCommand {
     /// Take the image's own value away.
     #[command(visible_alias = "remove")]
     Rm(KeyArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct LsArgs {
-    #[command(flatten)]
-    image: ImageArgs,
-    #[command(flatten)]
-    format: FormatArgs,
 }
 
 pub(crate) async fn run(command: &ConfigCommand, overrides: &Overrides) -> Result<(), Error> {
@@ -57,7 +49,7 @@ pub(crate) async fn run(command: &ConfigCommand, overrides: &Overrides) -> Resul
     }
 }
 
-async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+async fn ls(args: &ShowArgs, overrides: &Overrides) -> Result<(), Error> {
     let target = args.image.resolve(overrides)?;
     let cluster = Cluster::connect(&target.overrides).await?;
     let metadata = cluster

@@ -6,9 +6,9 @@ use rbd::MaintenanceError;
 use serde_json::{Map, Value};
 
 use crate::cluster::Cluster;
-use crate::output::{self, FormatArgs};
+use crate::output;
 use crate::report::Error;
-use crate::spec::{ImageArgs, ImageOptions, Positionals};
+use crate::spec::{ImageOptions, Positionals, ShowArgs};
 use crate::target::Target;
 use crate::text;
 
@@ -16,7 +16,7 @@ use crate::text;
 pub(crate) enum ImageMetaCommand {
     /// List keys and values.
     #[command(visible_alias = "list")]
-    Ls(LsArgs),
+    Ls(ShowArgs),
     /// Print the value of a key.
     Get(KeyArgs),
     /// Give a key a value.
@@ -24,14 +24,6 @@ pub(crate) enum ImageMetaCommand {
     /// Take a key and its value away.
     #[command(visible_alias = "remove")]
     Rm(KeyArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct LsArgs {
-    #[command(flatten)]
-    image: ImageArgs,
-    #[command(flatten)]
-    format: FormatArgs,
 }
 
 /// An image and a key.
@@ -114,7 +106,7 @@ async fn set(target: &Target, key: &str, value: &str) -> Result<(), Error> {
 /// What the keys of an image's options begin with. Ceph: `METADATA_CONF_PREFIX` in `src/tools/rbd/action/Config.cc`.
 pub(crate) const CONFIG_PREFIX: &str = "conf_";
 
-async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
+async fn ls(args: &ShowArgs, overrides: &Overrides) -> Result<(), Error> {
     let target = args.image.resolve(overrides)?;
     let metadata = Cluster::connect(&target.overrides).await?.metadata(&target).await?;
     let pairs: Vec<(String, String)> = metadata

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::dry_run::DryRun;
-use crate::output::FormatArgs;
 use crate::report::Error;
-use crate::spec::{ImageArgs, ImageOptions, Positionals, UsageError};
+use crate::spec::{ImageOptions, Positionals, ShowArgs, UsageError};
 use crate::target::Target;
 use crate::text;
 
@@ -18,20 +17,12 @@ use crate::text;
 pub(crate) enum LockCommand {
     /// Show who holds the lock of an image.
     #[command(visible_alias = "list")]
-    Ls(LsArgs),
+    Ls(ShowArgs),
     /// Lock an image by hand; it stays locked until `lock rm`.
     Add(AddArgs),
     /// Take a lock away, and shut its owner out of the cluster.
     #[command(visible_alias = "remove")]
     Rm(RmArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct LsArgs {
-    #[command(flatten)]
-    image: ImageArgs,
-    #[command(flatten)]
-    format: FormatArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -12,6 +12,7 @@ use clap::Args as ClapArgs;
 use rbd::SnapshotRef;
 use thiserror::Error;
 
+use crate::output::FormatArgs;
 use crate::report::Error;
 use crate::target::Target;
 
@@ -102,6 +103,15 @@ pub(crate) struct ImageArgs {
     spec: Option<String>,
     #[command(flatten)]
     options: ImageOptions,
+}
+
+/// One image, and how to print what is known of it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// One snapshot.
