@@ -17,7 +17,8 @@ use tracing::{error, info};
 use super::{MaintenanceError, OperationError, Progress, Turn};
 use crate::cls::object_map::{object_map_save, set_flags};
 use crate::header::Header;
-use crate::image::core::Core;
+use crate::image::core::{Core, Right};
+use crate::image::pause::Paused;
 use crate::object_map::{self, Mismatch, ObjectMap, ObjectState, States, Touched, mismatches, object_name};
 use crate::{Features, Flags, ImageError, ObjectMapError, ObjectStore, names};
 
@@ -33,25 +34,17 @@ pub(super) async fn rebuild<S: ObjectStore>(
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
     let core = turn.core;
-    loop {
-        let scan = Scan::begin(turn).await?;
-        let found = find_states(core, &scan.header, SnapId::HEAD, progress).await?;
-        let right = turn.begin().await?;
-        let _paused = core.pause(&right).await;
-        if !scan.is_current(core)? {
-            continue;
-        }
-        let objects = core.layout.object_count(core.header().size);
-        scan.map.replace(found, objects, &scan.touched).await.map_err(MaintenanceError::ObjectMap)?;
-        turn.change_header(&right, "mark the object map as valid", |operation| {
-            set_flags(operation, Flags::default(), INVALID, SnapId::HEAD)
-        })
-        .await?;
-        scan.map.marked_valid().await;
-        core.ensure_fresh().await?;
-        info!(image = core.display_name(), "rebuilt the object map");
-        return Ok(());
-    }
+    let Scanned { scan, found, right, _paused } = scan(turn, progress).await?;
+    let objects = core.layout.object_count(core.header().size);
+    scan.map.replace(found, objects, &scan.touched).await.map_err(MaintenanceError::ObjectMap)?;
+    turn.change_header(&right, "mark the object map as valid", |operation| {
+        set_flags(operation, Flags::default(), INVALID, SnapId::HEAD)
+    })
+    .await?;
+    scan.map.marked_valid().await;
+    core.ensure_fresh().await?;
+    info!(image = core.display_name(), "rebuilt the object map");
+    Ok(())
 }
 
 /// Compares the map of the live image with its objects. Returns how many are not as the map says; it is marked as
@@ -73,23 +66,15 @@ async fn check_in_tenure<S: ObjectStore>(
     progress: &dyn Progress,
 ) -> Result<u64, OperationError> {
     let core = turn.core;
-    loop {
-        let scan = Scan::begin(turn).await?;
-        let found = find_states(core, &scan.header, SnapId::HEAD, progress).await?;
-        let right = turn.begin().await?;
-        let _paused = core.pause(&right).await;
-        if !scan.is_current(core)? {
-            continue;
-        }
-        let wrong = scan.map.mismatches(&found, &scan.touched);
-        tell(core, &wrong);
-        if !wrong.is_empty() {
-            scan.map.mark_invalid().await.map_err(MaintenanceError::ObjectMap)?;
-            core.outdate();
-            core.ensure_fresh().await?;
-        }
-        return Ok(wrong.len() as u64);
+    let Scanned { scan, found, right: _right, _paused } = scan(turn, progress).await?;
+    let wrong = scan.map.mismatches(&found, &scan.touched);
+    tell(core, &wrong);
+    if !wrong.is_empty() {
+        scan.map.mark_invalid().await.map_err(MaintenanceError::ObjectMap)?;
+        core.outdate();
+        core.ensure_fresh().await?;
     }
+    Ok(wrong.len() as u64)
 }
 
 /// Writes the map of a snapshot anew, and marks it as valid.
@@ -202,6 +187,32 @@ impl<S: ObjectStore> Scan<S> {
         let same_map = core.map().is_some_and(|map| map.is_same(&self.map));
         // A snapshot that was taken makes all that exists clean. Objects past an old end are known to be touched.
         Ok(same_map && header.snapc == self.header.snapc && header.features == self.header.features)
+    }
+}
+
+/// What was found of all objects, which counts as long as nothing changes.
+struct Scanned<'a, S: ObjectStore> {
+    scan: Scan<S>,
+    found: States,
+    // In this order: the pause ends before the lock may move.
+    _paused: Paused<'a>,
+    right: Right,
+}
+
+/// Looks at all objects of the live image, again if something came between that makes it worthless.
+async fn scan<'a, S: ObjectStore>(
+    turn: &Turn<'a, S>,
+    progress: &dyn Progress,
+) -> Result<Scanned<'a, S>, OperationError> {
+    let core = turn.core;
+    loop {
+        let scan = Scan::begin(turn).await?;
+        let found = find_states(core, &scan.header, SnapId::HEAD, progress).await?;
+        let right = turn.begin().await?;
+        let paused = core.pause(&right).await;
+        if scan.is_current(core)? {
+            return Ok(Scanned { scan, found, _paused: paused, right });
+        }
     }
 }
 
