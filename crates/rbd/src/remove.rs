@@ -213,17 +213,7 @@ async fn check_header<S: ObjectStore>(
 async fn hold<S: ObjectStore>(store: &S, id: &str, shown: &str) -> Result<Option<Image<S>>, OperationError> {
     // Who uses the image is not to be disturbed by a removal that will be refused.
     let Some(header) = check_header(store, shown, id).await? else { return Ok(None) };
-    let mut options = OpenOptions::new(ImageRef::Id(id.to_owned())).without_parent();
-    if header.features.contains(Features::EXCLUSIVE_LOCK) {
-        options = options.exclusive();
-    }
-    let image = match Image::open(store.clone(), options).await {
-        Err(OpenError::NoImage { .. }) => return Ok(None),
-        Err(OpenError::Lock { source, .. }) => {
-            return Err(RemoveError::NoLock { image: shown.to_owned(), source }.into());
-        }
-        image => image?,
-    };
+    let Some(image) = open_alone(store, id, shown, &header).await? else { return Ok(None) };
     let ready = match refuse(store, shown, id, &image.0.header()).await {
         Ok(()) => remove_trashed_snapshots(&image).await,
         refused => refused,
@@ -233,6 +223,26 @@ async fn hold<S: ObjectStore>(store: &S, id: &str, shown: &str) -> Result<Option
         return Err(error);
     }
     Ok(Some(image))
+}
+
+/// Opens an image without its parent, with the exclusive lock for this client alone; none if it has no header any more.
+pub(crate) async fn open_alone<S: ObjectStore>(
+    store: &S,
+    id: &str,
+    shown: &str,
+    header: &Header,
+) -> Result<Option<Image<S>>, OperationError> {
+    let mut options = OpenOptions::new(ImageRef::Id(id.to_owned())).without_parent();
+    if header.features.contains(Features::EXCLUSIVE_LOCK) {
+        options = options.exclusive();
+    }
+    match Image::open(store.clone(), options).await {
+        Err(OpenError::NoImage { .. }) => Ok(None),
+        Err(OpenError::Lock { source, .. }) => {
+            Err(RemoveError::NoLock { image: shown.to_owned(), source }.into())
+        }
+        image => Ok(Some(image?)),
+    }
 }
 
 async fn still_unneeded<S: ObjectStore>(

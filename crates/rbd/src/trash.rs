@@ -23,8 +23,8 @@ use crate::directory::{self, change};
 use crate::header::{self, Header};
 use crate::names::{self, DIRECTORY, TRASH};
 use crate::operations::failed;
-use crate::remove::{self, Removal, RemoveError};
-use crate::{Features, Image, ImageRef, ObjectStore, OpenError, OpenOptions, OperationError, Progress};
+use crate::remove::{self, Removal};
+use crate::{ObjectStore, OpenError, OperationError, Progress};
 
 /// Entries to ask for at once.
 const PAGE: u64 = 1024;
@@ -266,7 +266,7 @@ pub(crate) async fn list<S: ObjectStore>(store: &S) -> Result<Vec<TrashEntry>, O
 /// id.
 ///
 /// # Errors
-/// [`OpenError::NoImage`], [`OpenError::FormatV1`] in [`OperationError::Open`]; [`RemoveError::NoLock`] in
+/// [`OpenError::NoImage`], [`OpenError::FormatV1`] in [`OperationError::Open`]; [`RemoveError::NoLock`](crate::RemoveError::NoLock) in
 /// [`OperationError::Remove`] if another client does not give the image up; else what the cluster reports.
 ///
 /// Ceph: `Trash<I>::move()`.
@@ -310,17 +310,7 @@ pub(crate) async fn move_image<S: ObjectStore>(
         Err(error) if error.is(Errno::ENOENT) => None,
         header => {
             let header = header.map_err(failed("read the image's header"))?;
-            let mut options = OpenOptions::new(ImageRef::Id(id.to_owned())).without_parent();
-            if header.features.contains(Features::EXCLUSIVE_LOCK) {
-                options = options.exclusive();
-            }
-            match Image::open(store.clone(), options).await {
-                Err(OpenError::NoImage { .. }) => None,
-                Err(OpenError::Lock { source, .. }) => {
-                    return Err(RemoveError::NoLock { image: name.to_owned(), source }.into());
-                }
-                image => Some(image?),
-            }
+            remove::open_alone(store, id, name, &header).await?
         }
     };
     let added = add(store, name, id, source, delay).await;

@@ -1,7 +1,7 @@
 //! Images in the trash of a store in memory.
 
 use super::*;
-use crate::{Config, CreateOptions, MemStore, create_image, list_images};
+use crate::{Config, CreateOptions, Image, MemStore, OpenOptions, create_image, list_images};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
