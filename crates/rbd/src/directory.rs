@@ -1,6 +1,6 @@
 //! Which images a pool and namespace have. Ceph: `rbd_directory` in `src/include/rbd_types.h`.
 
-use ceph_codec::{Decode, Reader, SnapId};
+use ceph_codec::{Decode, DecodeError, Reader, SnapId};
 use rados::{Errno, OpError, Operation, SnapContext};
 
 use crate::cls::{self, Call};
@@ -72,10 +72,15 @@ async fn list_v1<S: ObjectStore>(store: &S) -> Result<Vec<DirectoryEntry>, OpErr
     if data.is_empty() {
         return Ok(Vec::new());
     }
-    let r = &mut Reader::new(&data);
+    let names = decode_v1(&data)?.into_iter();
+    Ok(names.map(|name| DirectoryEntry { name, id: String::new() }).collect())
+}
+
+pub(crate) fn decode_v1(bytes: &[u8]) -> Result<Vec<String>, DecodeError> {
+    let r = &mut Reader::new(bytes);
     r.bytes("header of the directory")?;
     let names = r.map("directory", Vec::<u8>::decode)?;
-    Ok(names.into_keys().map(|name| DirectoryEntry { name, id: String::new() }).collect())
+    Ok(names.into_keys().collect())
 }
 
 /// The id of an image; `ENOENT` if there is none of that name (and format 2).

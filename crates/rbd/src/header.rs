@@ -10,6 +10,7 @@ use rados::{Errno, OpError, SnapContext};
 use crate::cls::snapshots::Protection;
 use crate::cls::{self, Batch, GroupSpec, ParentSpec, Slot, SnapshotNamespace};
 use crate::{Features, Flags, ObjectStore, OpFeatures};
+pub(crate) use v1::decode as decode_v1;
 
 /// Metadata pairs to ask for at once. Images have few; the rest comes in further operations.
 const METADATA_PAGE: u64 = 128;

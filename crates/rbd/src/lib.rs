@@ -65,7 +65,7 @@ pub use trash::{
 };
 pub use watcher::{AsyncRequestId, ClientId, Maintenance, NotifyMessage, NotifyOp, SnapshotFlags};
 
-/// Decodes what an object class returns, the kind of it in the first byte. For fuzzing: whatever the bytes, it
+/// Decodes what an image's metadata are made of, the kind of it in the first byte. For fuzzing: whatever the bytes, it
 /// returns.
 ///
 /// # Errors
@@ -88,6 +88,9 @@ pub fn decode_metadata(bytes: &[u8]) -> Result<(), ceph_codec::DecodeError> {
         7 => object_map::States::decode(r).map(drop),
         8 => BTreeSet::<cls::children::ChildSpec>::decode(r).map(drop),
         9 => cls::namespaces::Names::decode(r).map(drop),
+        10 => header::decode_v1(r.rest()).map(drop),
+        11 => directory::decode_v1(r.rest()).map(drop),
+        12 => rados::SnapSet::decode(r).map(drop),
         _ => Ok(()),
     }
 }

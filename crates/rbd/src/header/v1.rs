@@ -34,7 +34,7 @@ impl Header {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
     let mut reader = Reader::new(bytes);
     let r = &mut reader;
     r.take("image header text", 40)?;
