@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ceph_conf::{Config, ValueError};
+use ceph_conf::Config;
 use nbd_server::{BlockDevice, DeviceError, DeviceInfo, ErrorKind, Extent, ReadData, Segment, ZeroFlags};
 use rados::{Errno, IoCtx};
-use rbd::{DiscardOptions, Image, ImageError, LockError};
+use rbd::{Image, ImageError, LockError};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::report::sentence;
 use crate::target::Target;
 use crate::text;
@@ -40,6 +40,7 @@ impl Device {
         target: &Target,
         mut config: watch::Receiver<Arc<Config>>,
     ) -> Self {
+        // It may have changed since the image was opened.
         config.mark_changed();
         let complaints = Complaints { since: Instant::now(), next: AtomicU64::new(0) };
         Self {
@@ -55,7 +56,7 @@ impl Device {
     fn follow_config(&self) {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         if config.has_changed().unwrap_or(false) {
-            self.image.set_discard_options(discard_options(&config.borrow_and_update()));
+            self.image.set_config(&cluster::block_device_config(&config.borrow_and_update()));
         }
     }
 
@@ -198,23 +199,6 @@ impl BlockDevice for Device {
             Err(error) => Err(self.failed(Doing::BLOCK_STATUS, offset, &error)),
         }
     }
-}
-
-fn discard_options(config: &Config) -> DiscardOptions {
-    let default = DiscardOptions::default();
-    DiscardOptions {
-        skip_partial: or_default(config.get_bool("rbd_skip_partial_discard"), default.skip_partial),
-        granularity: or_default(config.get_size("rbd_discard_granularity_bytes"), default.granularity),
-    }
-}
-
-fn or_default<T>(value: Result<Option<T>, ValueError>, default: T) -> T {
-    value
-        .unwrap_or_else(|error| {
-            warn!("{}; the default counts", sentence(&error));
-            None
-        })
-        .unwrap_or(default)
 }
 
 fn segment(segment: rbd::Segment) -> Segment {

@@ -12,6 +12,7 @@ use futures::stream;
 use rbd::OpenOptions;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use super::ServeArgs;
 use super::exports::Export;
@@ -183,6 +184,16 @@ async fn open_all(
         let options = mode.options(&target, predecessors);
         opening.push(async move {
             let image = cluster.open(&target, options).await?;
+            let ignored = image.ignored_options();
+            if !ignored.is_empty() {
+                let options: Vec<_> =
+                    ignored.iter().map(|option| format!("{}={}", option.name, option.value)).collect();
+                warn!(
+                    image = target.spec.to_string(),
+                    options = options.join(", "),
+                    "options of the image or its pool that have no effect here"
+                );
+            }
             let device = Device::new(image, &target, cluster.client().config());
             Ok((number, target.name, device, cluster))
         });

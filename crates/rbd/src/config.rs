@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use ceph_codec::SnapId;
 use rados::{Errno, OpError, Operation, SnapContext};
 use thiserror::Error;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::cls;
 use crate::names::POOL_INFO;
@@ -151,21 +151,21 @@ impl Config {
         !self.skip_validation
     }
 
+    /// This configuration with what is overridden of it. Values that make no sense are ignored.
+    pub(crate) fn overridden(&self, overrides: &BTreeMap<String, String>) -> Self {
+        let mut config = self.clone();
+        for (name, value) in overrides {
+            if let Err(error) = config.set(name, value) {
+                debug!(%error, "an option is ignored");
+            }
+        }
+        config
+    }
+
     /// This configuration with what the pool overrides of it. Overrides that cannot be read, or make no sense, are
     /// ignored, as librbd does it.
     pub(crate) async fn of_pool<S: ObjectStore>(&self, store: &S) -> Self {
-        let mut config = self.clone();
-        match pool_overrides(store).await {
-            Ok(overrides) => {
-                for (name, value) in overrides {
-                    if let Err(error) = config.set(&name, &value) {
-                        warn!(pool = store.pool_name(), %error, "an option of the pool is ignored");
-                    }
-                }
-            }
-            Err(error) => warn!(pool = store.pool_name(), %error, "cannot read the pool's configuration"),
-        }
-        config
+        self.overridden(&pool_overrides_or_none(store).await)
     }
 }
 
@@ -187,6 +187,15 @@ fn checked(option: &KnownOption, value: &str) -> Result<String, ConfigError> {
 /// [`ConfigError`] if an image cannot, or not this value.
 pub fn check_image_option(name: &str, value: &str) -> Result<(), ConfigError> {
     check(name, value, true)
+}
+
+/// Checks that a pool can have a value of its own for an option.
+///
+/// # Errors
+/// [`ConfigError::UnknownOption`].
+pub fn check_pool_option(name: &str) -> Result<(), ConfigError> {
+    let unknown = || ConfigError::UnknownOption { option: name.to_owned(), of: "pools" };
+    find(name).map(drop).ok_or_else(unknown)
 }
 
 fn check(name: &str, value: &str, image: bool) -> Result<(), ConfigError> {
@@ -281,6 +290,45 @@ async fn change<S: ObjectStore>(store: &S, operation: Operation) -> Result<(), O
         warn!(pool = store.pool_name(), %error, "clients that run do not hear of the pool's new configuration");
     }
     Ok(())
+}
+
+/// What the pool overrides, as far as that makes sense and can be read: librbd does without the rest, too.
+pub(crate) async fn pool_overrides_or_none<S: ObjectStore>(store: &S) -> BTreeMap<String, String> {
+    match pool_overrides(store).await {
+        Ok(mut overrides) => {
+            overrides.retain(|name, value| match Config::default().set(name, value) {
+                Ok(()) => true,
+                Err(error) => {
+                    warn!(pool = store.pool_name(), %error, "an option of the pool is ignored");
+                    false
+                }
+            });
+            overrides
+        }
+        Err(error) => {
+            warn!(pool = store.pool_name(), %error, "cannot read the pool's configuration");
+            BTreeMap::new()
+        }
+    }
+}
+
+/// Those of `pool` and `image` that have no effect on how an image is served, although they ask for something else than
+/// Ceph's default.
+pub(crate) fn ignored(
+    config: &Config,
+    pool: &BTreeMap<String, String>,
+    image: &BTreeMap<String, String>,
+) -> Vec<ConfigOption> {
+    let metadata =
+        image.iter().map(|(name, value)| (format!("{CONF_PREFIX}{name}"), value.clone())).collect();
+    let mut options = effective(config, pool, &metadata, |option| option.for_images && !option.is_honoured());
+    options.retain(|option| {
+        let default = find(option.name).map(|known| (known.default, known.kind.normalize(&option.value)));
+        option.source != ConfigSource::Config
+            && (option.name, option.value.as_str()) != ("rbd_cache", "false")
+            && default.is_some_and(|(default, value)| value.as_deref() != Some(default))
+    });
+    options
 }
 
 /// Names and values, of options that are known or not.

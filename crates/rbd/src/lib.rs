@@ -30,8 +30,8 @@ pub use children::{Child, list_children};
 pub use clone::{CloneError, CloneOptions, clone_image};
 pub use cls::{MirrorSnapshot, SnapshotNamespace};
 pub use config::{
-    Config, ConfigError, ConfigOption, ConfigSource, check_image_option, list_image_config, list_pool_config,
-    pool_config, remove_pool_config, set_pool_config,
+    Config, ConfigError, ConfigOption, ConfigSource, check_image_option, check_pool_option,
+    list_image_config, list_pool_config, pool_config, remove_pool_config, set_pool_config,
 };
 pub use create::{CreateError, CreateOptions, create_image};
 pub use diff::{DiffExtent, DiffOptions};
@@ -41,8 +41,8 @@ pub use export::{FormatError, ImportOptions, ImportStream, Output, Part, Propert
 pub use features::{Features, Flags, OpFeatures};
 pub use header::Snapshot;
 pub use image::{
-    DiscardOptions, Extent, Image, ImageDetails, ImageInfo, ImageRef, MirroringInfo, OpenOptions, ParentInfo,
-    ReadData, Segment, SegmentIter, SnapshotRef, list_metadata,
+    Extent, Image, ImageDetails, ImageInfo, ImageRef, MirroringInfo, OpenOptions, ParentInfo, ReadData,
+    Segment, SegmentIter, SnapshotRef, list_metadata,
 };
 pub use layout::{Extent as ObjectRange, Layout, LayoutError, ObjectExtent};
 pub use lock::{

@@ -3,6 +3,7 @@
 //! ```text
 //! set_size         size u64
 //! set_features     features u64 | mask u64
+//! set_access_timestamp, set_modify_timestamp: the OSD looks at its clock
 //! metadata_set     map of keys and values
 //! metadata_remove  key
 //! metadata_get     key  ->  value
@@ -26,6 +27,16 @@ pub(crate) fn set_size(operation: Operation, size: u64) -> Operation {
 #[allow(dead_code, reason = "operations to come")]
 pub(crate) fn set_features(operation: Operation, features: Features, mask: Features) -> Operation {
     operation.call_mut("rbd", "set_features", (features.0, mask.0).encode_to_vec())
+}
+
+/// Appends noting that the image is read now, by the OSD's clock.
+pub(crate) fn set_access_timestamp(operation: Operation) -> Operation {
+    operation.call_mut("rbd", "set_access_timestamp", Vec::new())
+}
+
+/// Appends noting that the image is changed now, by the OSD's clock.
+pub(crate) fn set_modify_timestamp(operation: Operation) -> Operation {
+    operation.call_mut("rbd", "set_modify_timestamp", Vec::new())
 }
 
 /// Appends setting a metadata pair.

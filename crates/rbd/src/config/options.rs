@@ -12,6 +12,24 @@ pub(super) struct KnownOption {
     pub(super) for_images: bool,
 }
 
+impl KnownOption {
+    /// Whether what an image or its pool says of it counts when the image is served, or has nothing to do with that.
+    pub(super) fn is_honoured(&self) -> bool {
+        const HONOURED: [&str; 8] = [
+            "rbd_atime_update_interval",
+            "rbd_compression_hint",
+            "rbd_concurrent_management_ops",
+            "rbd_discard_granularity_bytes",
+            "rbd_enable_alloc_hint",
+            "rbd_mtime_update_interval",
+            "rbd_skip_partial_discard",
+            "rbd_sparse_read_threshold_bytes",
+        ];
+        const ABOUT_OTHER_THINGS: [&str; 4] = ["rbd_default_", "rbd_journal_", "rbd_mirroring_", "rbd_move_"];
+        HONOURED.contains(&self.name) || ABOUT_OTHER_THINGS.iter().any(|prefix| self.name.starts_with(prefix))
+    }
+}
+
 /// What an option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -129,8 +129,7 @@ impl<S: ObjectStore> Core<S> {
         change: Option<&Change<F>>,
     ) -> Result<bool, ImageError> {
         let name = names::data_object(&self.object_prefix, object);
-        let object_size = self.layout.object_size();
-        let copy = sparse_copyup(Operation::new(), &inherited.0).set_alloc_hint(object_size, object_size, 0);
+        let copy = self.hint(sparse_copyup(Operation::new(), &inherited.0));
         let deep = !inherited.is_empty() && !header.snapc.snaps.is_empty();
         let (copied, changed) = match change {
             Some(change) if !deep => {

@@ -1,6 +1,6 @@
 //! The state of an open image, kept current, and what happens when other clients call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -10,11 +10,12 @@ use rados::{Errno, OpError};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::DiscardOptions;
 use super::copyup::CopyUps;
 use super::in_flight::{InFlight, Ticket};
 use super::open::{Access, Found, check_supported, close, load_map};
+use super::options::ImageOptions;
 use super::pause::{Paused, Pauses};
+use super::timestamps::Timestamps;
 use super::write::CLEARS_AT_ONCE;
 use crate::cls::ParentSpec;
 use crate::header::Header;
@@ -23,13 +24,9 @@ use crate::object_map::{MapOf, ObjectMap, States};
 use crate::operations::{Asked, Served};
 use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyOp, WatchHandler, Watcher};
 use crate::{
-    Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore, OpenError, operations,
+    Config, ConfigOption, Features, Flags, ImageError, Layout, LockError, ObjectMapError, ObjectStore,
+    OpenError, config, operations,
 };
-
-/// Steps of maintenance at the same time, unless the image's metadata say otherwise, and the most that are taken from
-/// there.
-const MANAGEMENT_OPS: usize = 10;
-const MAX_MANAGEMENT_OPS: usize = 1000;
 
 /// What all handles of an open image share.
 pub(crate) struct Core<S: ObjectStore> {
@@ -72,7 +69,10 @@ pub(crate) struct Core<S: ObjectStore> {
     pub(crate) watcher: Mutex<Option<Watcher<S>>>,
     /// Objects being removed, and by how many discards.
     pub(crate) removing: Mutex<HashMap<u64, u32>>,
-    pub(crate) discard_options: RwLock<DiscardOptions>,
+    /// The configuration of the client, and what the pool overrides of it.
+    config: RwLock<Config>,
+    pool_config: BTreeMap<String, String>,
+    pub(super) timestamps: Timestamps,
     /// Turns of the requests that clear many objects.
     pub(crate) clears: Semaphore,
     pub(super) copy_ups: CopyUps,
@@ -83,6 +83,8 @@ pub(crate) struct Core<S: ObjectStore> {
 /// What was last seen of the image; it belongs together.
 pub(super) struct View<S: ObjectStore> {
     pub(super) header: Arc<Header>,
+    /// By the header and the configuration.
+    options: ImageOptions,
     /// What the live image, or the snapshot that is open, has its missing objects from.
     pub(super) parent: Option<Arc<Core<S>>>,
     /// Only for a snapshot, and only if it is trusted.
@@ -106,6 +108,9 @@ impl<S: ObjectStore> Core<S> {
     ) -> Result<Arc<Self>, OpenError> {
         let Found { name, id, header_object, header, layout, data } = found;
         let data = data?;
+        let (config, pool_config) = (access.config.overridden(&access.pool_config), access.pool_config);
+        let options = ImageOptions::of(&config.overridden(&header.config));
+        let timestamps = Timestamps::new(header.access_timestamp, header.modify_timestamp);
         Ok(Arc::new_cyclic(|me| Self {
             name,
             new_name: RwLock::default(),
@@ -119,7 +124,7 @@ impl<S: ObjectStore> Core<S> {
             read_only: access.read_only,
             without_parent: access.without_parent,
             chain: access.chain,
-            view: RwLock::new(View { header: Arc::new(header), parent: None, snapshot_map: None }),
+            view: RwLock::new(View { header: Arc::new(header), options, parent: None, snapshot_map: None }),
             freshness: Freshness::default(),
             in_flight: Arc::default(),
             maintenance: Arc::default(),
@@ -133,7 +138,9 @@ impl<S: ObjectStore> Core<S> {
             map: RwLock::new(None),
             watcher: Mutex::new(None),
             removing: Mutex::default(),
-            discard_options: RwLock::default(),
+            config: RwLock::new(config),
+            pool_config,
+            timestamps,
             clears: Semaphore::new(CLEARS_AT_ONCE),
             copy_ups: CopyUps::default(),
             me: me.clone(),
@@ -250,8 +257,12 @@ impl<S: ObjectStore> Core<S> {
             tracing::info!(image = self.display_name(), ?size, "the image's size has changed");
         }
         debug!(image = self.display_name(), snapc = ?header.snapc, "header refreshed");
-        let new = View { header: Arc::new(header), parent: parent.clone(), snapshot_map };
-        let old = std::mem::replace(&mut *self.view.write(), new);
+        let old = {
+            let mut view = self.view.write();
+            let options = ImageOptions::of(&self.config.read().overridden(&header.config));
+            let new = View { header: Arc::new(header), options, parent: parent.clone(), snapshot_map };
+            std::mem::replace(&mut *view, new)
+        };
         freshness.seen.store(announced, Ordering::Release);
         if let Some(old) = old.parent
             && parent.is_none_or(|new| !Arc::ptr_eq(&old, &new))
@@ -356,11 +367,32 @@ impl<S: ObjectStore> Core<S> {
         self.view().header.features.contains(feature)
     }
 
+    /// What the configuration says about the image.
+    pub(crate) fn options(&self) -> ImageOptions {
+        self.view().options
+    }
+
+    /// The configuration of the client with what the pool overrides of it.
+    pub(super) fn config(&self) -> Config {
+        self.config.read().clone()
+    }
+
+    /// Replaces the configuration of the client.
+    pub(super) fn set_config(&self, config: &Config) {
+        *self.config.write() = config.overridden(&self.pool_config);
+        let mut view = self.view.write();
+        view.options = ImageOptions::of(&self.config.read().overridden(&view.header.config));
+    }
+
+    /// What the pool and the image override of the configuration, without effect here.
+    pub(super) fn ignored_options(&self) -> Vec<ConfigOption> {
+        let header = self.header();
+        config::ignored(&self.config(), &self.pool_config, &header.config)
+    }
+
     /// How many steps of maintenance go on at the same time. Ceph: `rbd_concurrent_management_ops`.
     pub(crate) fn management_ops(&self) -> usize {
-        let header = self.header();
-        let configured = header.config.get("rbd_concurrent_management_ops").and_then(|ops| ops.parse().ok());
-        configured.filter(|ops| (1..=MAX_MANAGEMENT_OPS).contains(ops)).unwrap_or(MANAGEMENT_OPS)
+        self.options().management_ops
     }
 
     /// The error of an operation on an object. Being blocklisted ends the lock.

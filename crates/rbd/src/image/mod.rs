@@ -7,6 +7,7 @@ mod in_flight;
 mod info;
 mod maintenance;
 mod open;
+mod options;
 mod parent;
 pub(crate) mod pause;
 mod read;
@@ -14,6 +15,7 @@ mod run_to_end;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 mod write;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,9 @@ use bytes::Bytes;
 use ceph_codec::SnapId;
 
 use crate::lock::LockOptions;
-use crate::{Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, Snapshot};
+use crate::{
+    Config, ConfigOption, Features, ImageError, Layout, ObjectStore, OpenError, Predecessors, Snapshot,
+};
 use core::Core;
 pub use data::{ReadData, Segment, SegmentIter};
 pub use info::{ImageDetails, ImageInfo, MirroringInfo, ParentInfo, list_metadata};
@@ -69,6 +73,7 @@ pub struct OpenOptions {
     pub(crate) read_only: bool,
     pub(crate) without_parent: bool,
     pub(crate) lock: LockOptions,
+    pub(crate) config: Option<Config>,
 }
 
 impl OpenOptions {
@@ -81,7 +86,14 @@ impl OpenOptions {
     /// An image, for reading and writing.
     #[must_use]
     pub fn new(image: ImageRef) -> Self {
-        Self { image, snapshot: None, read_only: false, without_parent: false, lock: LockOptions::default() }
+        Self {
+            image,
+            snapshot: None,
+            read_only: false,
+            without_parent: false,
+            lock: LockOptions::default(),
+            config: None,
+        }
     }
 
     /// A snapshot of the image instead of the image itself, for reading.
@@ -104,6 +116,13 @@ impl OpenOptions {
         Self { read_only: true, ..self }
     }
 
+    /// With the options of the client's configuration, and what the pool overrides of them, instead of Ceph's
+    /// defaults. What the image overrides itself counts in any case.
+    #[must_use]
+    pub fn config(self, config: Config) -> Self {
+        Self { config: Some(config), ..self }
+    }
+
     /// Takes the exclusive lock at once, and hands it over to nobody who asks for it. Opening fails if another
     /// client keeps it in the same way, or if the image is not one that has such a lock. Not for what is open for
     /// reading only.
@@ -121,22 +140,6 @@ impl OpenOptions {
     pub fn predecessors(mut self, predecessors: Arc<dyn Predecessors>) -> Self {
         self.lock.predecessors = Some(predecessors);
         self
-    }
-}
-
-/// What a discard gives up, unless metadata of the image says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiscardOptions {
-    /// Parts of objects that are not whole multiples of the granularity keep their contents. Ceph:
-    /// `rbd_skip_partial_discard`.
-    pub skip_partial: bool,
-    /// In bytes, a power of two; others count as the default. Ceph: `rbd_discard_granularity_bytes`.
-    pub granularity: u64,
-}
-
-impl Default for DiscardOptions {
-    fn default() -> Self {
-        Self { skip_partial: true, granularity: 64 << 10 }
     }
 }
 
@@ -307,13 +310,20 @@ impl<S: ObjectStore> Image<S> {
         RunToEnd::new(async move { core.write(offset, data).await }).await
     }
 
-    /// Changes what the discards from now on give up.
-    pub fn set_discard_options(&self, options: DiscardOptions) {
-        *self.0.discard_options.write() = options;
+    /// Replaces the configuration of the client, for requests from now on.
+    pub fn set_config(&self, config: &Config) {
+        self.0.set_config(config);
+    }
+
+    /// What the image, or its pool where it was opened with a [configuration](OpenOptions::config), overrides of the
+    /// configuration, and what has no effect here.
+    #[must_use]
+    pub fn ignored_options(&self) -> Vec<ConfigOption> {
+        self.0.ignored_options()
     }
 
     /// Gives up the contents of `len` bytes at `offset`, as far as that frees space: parts of objects that are
-    /// not whole multiples of the granularity (see [`DiscardOptions`], 64 KiB) keep their contents. What is given
+    /// not whole multiples of the granularity (`rbd_discard_granularity_bytes`, 64 KiB) keep their contents. What is given
     /// up reads as zeroes.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Opening: finding the image, refusing what cannot be served correctly, taking up contact with other clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ceph_codec::{Decode, SnapId};
@@ -13,7 +14,7 @@ use crate::header::Header;
 use crate::lock::{ExclusiveLock, LockOptions, bar_the_dead};
 use crate::object_map::{self, States};
 use crate::watcher::Watcher;
-use crate::{Features, Flags, Layout, ObjectStore, OpenError, directory, header, names};
+use crate::{Config, Features, Flags, Layout, ObjectStore, OpenError, config, directory, header, names};
 
 /// Features without which an image cannot even be read.
 const FORBID_READING: Features = Features(Features::MIGRATING.0 | Features::DIRTY_CACHE.0);
@@ -146,8 +147,13 @@ pub(super) async fn open<S: ObjectStore>(store: S, options: OpenOptions) -> Resu
     let shown = options.image.as_str();
     let found = find(&store, &options.image, read_only).await?;
     let snap = find_snapshot(shown, &found.header, options.snapshot.as_ref())?;
-    let OpenOptions { without_parent, lock, .. } = options;
-    open_found(store, found, snap, Access { read_only, without_parent, chain: Vec::new(), lock }).await
+    let OpenOptions { without_parent, lock, config, .. } = options;
+    let (config, pool_config) = match config {
+        Some(config) => (config, config::pool_overrides_or_none(&store).await),
+        None => (Config::default(), BTreeMap::new()),
+    };
+    let access = Access { read_only, without_parent, chain: Vec::new(), lock, config, pool_config };
+    open_found(store, found, snap, access).await
 }
 
 /// How an image is opened.
@@ -157,6 +163,9 @@ pub(super) struct Access {
     /// The parents from the image that a user opened to this one, if it is one of them.
     pub(super) chain: Vec<ParentSpec>,
     pub(super) lock: LockOptions,
+    /// The configuration of the client, and what the pool overrides of it.
+    pub(super) config: Config,
+    pub(super) pool_config: BTreeMap<String, String>,
 }
 
 /// Opens an image that was found, at a snapshot.

@@ -10,6 +10,7 @@
 //!
 //! Ceph: `src/librbd/image/RefreshParentRequest.cc`, `read_parent` in `src/librbd/io/Utils.cc`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,6 +190,7 @@ fn open_parent<S: ObjectStore>(
     let store = child.store.clone();
     let image = child.display_name().to_owned();
     let mut chain = child.chain.clone();
+    let config = child.config();
     Box::pin(async move {
         let mut shown = Shown {
             pool: spec.pool.to_string(),
@@ -214,13 +216,15 @@ fn open_parent<S: ObjectStore>(
             if let Some(snapshot) = found.header.snapshot(snap) {
                 shown.snapshot.clone_from(&snapshot.name);
             }
-            open::open_found(
-                store,
-                found,
-                snap,
-                Access { read_only: true, without_parent: false, chain, lock: LockOptions::default() },
-            )
-            .await
+            let access = Access {
+                read_only: true,
+                without_parent: false,
+                chain,
+                lock: LockOptions::default(),
+                config,
+                pool_config: BTreeMap::new(),
+            };
+            open::open_found(store, found, snap, access).await
         };
         result.await.map_err(|source| OpenError::Parent {
             image,

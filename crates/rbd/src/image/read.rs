@@ -6,18 +6,17 @@ use rados::{Errno, OpError, OpReply, Operation, SparseExtents};
 
 use super::core::Core;
 use super::data::{Pieces, ReadData, Segment};
+use super::timestamps::Touch;
 use super::write::OBJECTS_AT_ONCE;
 use crate::layout::Extent;
 use crate::object_map::ObjectState;
 use crate::{ImageError, ObjectStore, names};
 
-/// From this length on, ask only for what is allocated. Ceph: `rbd_sparse_read_threshold_bytes`.
-const SPARSE_READ_MIN: u64 = 64 << 10;
-
 impl<S: ObjectStore> Core<S> {
     pub(super) async fn read(&self, offset: u64, len: u64) -> Result<ReadData, ImageError> {
         self.ensure_fresh().await?;
         self.check_range(offset, len)?;
+        self.touch(Touch::Read);
         match self.layout.extents(offset, len).next() {
             None => Ok(ReadData::default()),
             Some(extent) if extent.len == len => self.read_object(extent).await,
@@ -54,7 +53,7 @@ impl<S: ObjectStore> Core<S> {
             };
         }
         let name = names::data_object(&self.object_prefix, extent.object);
-        let sparse = extent.len >= SPARSE_READ_MIN;
+        let sparse = extent.len >= self.options().sparse_read_threshold;
         let operation = if sparse {
             Operation::new().sparse_read(extent.offset, extent.len)
         } else {

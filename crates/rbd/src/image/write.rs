@@ -17,8 +17,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use rados::{Errno, Operation};
 
-use super::DiscardOptions;
 use super::core::Core;
+use super::timestamps::Touch;
 use crate::header::Header;
 use crate::layout::Extent;
 use crate::object_map::{ObjectMap, ObjectState};
@@ -63,7 +63,7 @@ impl<S: ObjectStore> Core<S> {
 
     pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<(), ImageError> {
         self.mutate(offset, len, async {
-            let granularity = self.discard_granularity().min(self.layout.object_size());
+            let granularity = self.options().discard_granularity.min(self.layout.object_size());
             self.clear(offset, len, granularity).await
         })
         .await
@@ -103,6 +103,7 @@ impl<S: ObjectStore> Core<S> {
         self.check_range(offset, len)?;
         let _mutation = self.begin_mutation().await?;
         self.check_range(offset, len)?;
+        self.touch(Touch::Change);
         change.await
     }
 
@@ -280,8 +281,7 @@ impl<S: ObjectStore> Core<S> {
                 Guard::Exists => Operation::new().assert_exists(),
             };
             if change.kind == Kind::Write && !may_exist {
-                let object_size = self.layout.object_size();
-                operation = operation.set_alloc_hint(object_size, object_size, 0);
+                operation = self.hint(operation);
             }
             let submitted = self.data.write(&name, (change.append)(operation), &header.snapc);
             match submitted.await {
@@ -298,6 +298,15 @@ impl<S: ObjectStore> Core<S> {
                 }
                 Err(error) => return Err(self.failed(name, error)),
             }
+        }
+    }
+
+    /// Appends telling the OSD what a new object is going to be like.
+    pub(super) fn hint(&self, operation: Operation) -> Operation {
+        let object_size = self.layout.object_size();
+        match self.options().alloc_hint {
+            Some(hint) => operation.set_alloc_hint(object_size, object_size, hint),
+            None => operation,
         }
     }
 
@@ -328,23 +337,6 @@ impl<S: ObjectStore> Core<S> {
             mark_in(&map, object, state).await?;
         }
         Ok(may_exist)
-    }
-
-    fn discard_granularity(&self) -> u64 {
-        let header = self.header();
-        let DiscardOptions { mut skip_partial, mut granularity } = *self.discard_options.read();
-        if let Some(text) = header.config.get("rbd_skip_partial_discard") {
-            skip_partial = !matches!(text.as_str(), "false" | "0");
-        }
-        if let Some(bytes) = header.config.get("rbd_discard_granularity_bytes") {
-            granularity = bytes.parse().unwrap_or_else(|_| DiscardOptions::default().granularity);
-        }
-        match (skip_partial, granularity.is_power_of_two()) {
-            (false, _) => 1,
-            (true, true) => granularity,
-            // Alignment needs a power of two.
-            (true, false) => DiscardOptions::default().granularity,
-        }
     }
 }
 

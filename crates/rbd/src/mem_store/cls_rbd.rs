@@ -37,6 +37,8 @@ pub(super) fn call(object: &mut Object, method: &str, input: &[u8], now: Utime) 
         "get_features" => get_features(object, arg(r)?),
         "get_flags" => get_flags(object, arg(r)?),
         "set_flags" => set_flags(object, r),
+        "set_access_timestamp" => set_timestamp(object, "access_timestamp", now),
+        "set_modify_timestamp" => set_timestamp(object, "modify_timestamp", now),
         "get_object_prefix" => raw(object, "object_prefix"),
         "get_create_timestamp" => or_default(object, "create_timestamp", &Utime::default()),
         "get_access_timestamp" => or_default(object, "access_timestamp", &Utime::default()),
@@ -98,6 +100,11 @@ fn create(object: &mut Object, r: &mut Reader<'_>, now: Utime) -> Output {
         put("data_pool_id", data_pool.encode_to_vec());
     }
     object.exists = true;
+    Ok(Vec::new())
+}
+
+fn set_timestamp(object: &mut Object, key: &str, now: Utime) -> Output {
+    object.omap.insert(key.to_owned(), now.encode_to_vec());
     Ok(Vec::new())
 }
 

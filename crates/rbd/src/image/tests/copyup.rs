@@ -210,7 +210,9 @@ proptest! {
                 .map(|_| (family.store.create_snapshot(&family.id, "s").unwrap(), before.clone()))
                 .collect();
             let image = open(&family.store).await;
-            image.set_discard_options(DiscardOptions { skip_partial: true, granularity: 4096 });
+            let mut config = Config::default();
+            config.set("rbd_discard_granularity_bytes", "4096").unwrap();
+            image.set_config(&config);
             family.store.set_jitter(turns, seed);
             if let Some(operations) = die_after {
                 family.store.kill_after(operations);

@@ -1,8 +1,11 @@
 //! What can be opened, and what is refused.
 
 use super::*;
-use crate::{OpenError, SnapshotRef, list_images};
-use ceph_codec::PoolId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::{Config, OpenError, SnapshotRef, list_images, set_pool_config};
+use ceph_codec::{PoolId, Utime};
 use rados::{Errno, OpError, SnapContext};
 
 async fn refused(store: &MemStore, options: OpenOptions) -> OpenError {
@@ -163,5 +166,90 @@ fn watchers_and_lock_owner_are_those_of_this_client() {
         assert_eq!(owner.cookie, format!("auto {}", watchers[0].cookie));
         let details = Image::inspect(&store, &OpenOptions::image("img")).await.unwrap();
         assert_eq!((details.locks.owners, details.watchers), (vec![owner], watchers));
+    });
+}
+
+#[test]
+fn the_header_tells_when_an_image_was_last_read_and_changed_but_not_every_time() {
+    let (store, _) = new_store(&small(61));
+    let at = |sec| store.set_now(Utime { sec, nsec: 0 });
+    let times = async || {
+        // What is written beside the requests.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let info = Image::inspect(&store, &OpenOptions::image("img")).await.unwrap().info;
+        (info.access_timestamp.sec, info.modify_timestamp.sec)
+    };
+    run(async {
+        let (made, _) = times().await;
+        let image = open(&store).await;
+        at(made + 59);
+        image.write(0, bytes(1, 1)).await.unwrap();
+        read(&image, 0, 1).await;
+        assert_eq!(times().await, (made, made), "within the minute");
+        at(made + 60);
+        image.discard(0, 1).await.unwrap();
+        assert_eq!(times().await, (made, made + 60));
+        at(made + 61);
+        read(&image, 0, 1).await;
+        image.write(0, bytes(1, 1)).await.unwrap();
+        assert_eq!(times().await, (made + 61, made + 60));
+
+        let mut config = Config::default();
+        config.set("rbd_mtime_update_interval", "0").unwrap();
+        image.set_config(&config);
+        at(made + 1000);
+        image.write(0, bytes(1, 1)).await.unwrap();
+        assert_eq!(times().await, (made + 61, made + 60), "not at all");
+
+        let reader = Image::open(store.clone(), OpenOptions::image("img").read_only()).await.unwrap();
+        read(&reader, 0, 1).await;
+        assert_eq!(times().await, (made + 61, made + 60), "who opened it for reading only leaves no trace");
+    });
+}
+
+#[test]
+fn a_header_that_cannot_be_written_keeps_no_request_waiting_and_is_not_tried_again() {
+    let (store, id) = new_store(&small(1));
+    let header = names::header_object(&id);
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let seen = attempts.clone();
+    store.set_fault(move |object, operation| {
+        let touched = object == header && format!("{operation:?}").contains("set_modify_timestamp");
+        touched.then(|| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            OpError::Errno(Errno::EPERM)
+        })
+    });
+    run(async {
+        let image = open(&store).await;
+        for minute in 1..4 {
+            store.set_now(Utime { sec: 2_000_000_000 + 60 * minute, nsec: 0 });
+            image.write(0, bytes(1, 1)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_pool_overrides_the_client_and_what_has_no_effect_is_told() {
+    let (store, id) = new_store(&small(61));
+    store.set_header_key(&id, "metadata_conf_rbd_qos_iops_limit", b"100".to_vec());
+    store.set_header_key(&id, "metadata_conf_rbd_cache", b"false".to_vec());
+    run(async {
+        set_pool_config(&store, "rbd_discard_granularity_bytes", "4096").await.unwrap();
+        set_pool_config(&store, "rbd_qos_bps_limit", "0").await.unwrap();
+        set_pool_config(&store, "rbd_clone_copy_on_read", "true").await.unwrap();
+        let options = OpenOptions::image("img").config(Config::default());
+        let image = Image::open(store.clone(), options).await.unwrap();
+        let ignored = image.ignored_options();
+        let ignored: Vec<_> = ignored.iter().map(|o| (o.name, o.value.as_str(), o.source.name())).collect();
+        let copied = ("rbd_clone_copy_on_read", "true", "pool");
+        assert_eq!(ignored, [copied, ("rbd_qos_iops_limit", "100", "image")]);
+        image.write(0, bytes(64 * KIB, 3)).await.unwrap();
+        image.discard(0, 5000).await.unwrap();
+        assert_eq!(read(&image, 0, 8192).await.iter().filter(|byte| **byte == 0).count(), 4096);
     });
 }

@@ -1,7 +1,7 @@
 //! What reads and changes do to objects.
 
 use super::*;
-use crate::{DiscardOptions, ImageError, SnapshotRef};
+use crate::{Config, ImageError, SnapshotRef};
 use rados::{Errno, OpError};
 
 #[test]
@@ -127,26 +127,28 @@ fn an_image_may_set_the_granularity_of_discards() {
 
 #[test]
 fn the_host_sets_the_granularity_of_discards_where_the_image_does_not() {
-    let cleared = |metadata: &[u8], options: DiscardOptions| {
+    let cleared = |metadata: &[u8], skip_partial: &str, granularity: &str| {
         let (store, id) = new_store(&small(61));
         if !metadata.is_empty() {
             store.set_header_key(&id, "metadata_conf_rbd_discard_granularity_bytes", metadata.to_vec());
         }
         run(async {
             let image = open(&store).await;
-            image.set_discard_options(options);
+            let mut config = Config::default();
+            config.set("rbd_skip_partial_discard", skip_partial).unwrap();
+            config.set("rbd_discard_granularity_bytes", granularity).unwrap();
+            image.set_config(&config);
             image.write(0, bytes(64 * KIB, 3)).await.unwrap();
             image.discard(0, 9000).await.unwrap();
             read(&image, 0, 64 * KIB).await.iter().take_while(|byte| **byte == 0).count()
         })
     };
-    let options = |skip_partial, granularity| DiscardOptions { skip_partial, granularity };
-    assert_eq!(cleared(b"", DiscardOptions::default()), 0);
-    assert_eq!(cleared(b"", options(true, 8192)), 8192);
-    assert_eq!(cleared(b"4096", options(true, 65536)), 8192);
-    assert_eq!(cleared(b"", options(false, 65536)), 9000);
-    assert_eq!(cleared(b"4096", options(false, 65536)), 9000);
-    assert_eq!(cleared(b"", options(true, 1000)), 0, "no power of two");
+    assert_eq!(cleared(b"", "true", "65536"), 0);
+    assert_eq!(cleared(b"", "true", "8192"), 8192);
+    assert_eq!(cleared(b"4096", "true", "65536"), 8192);
+    assert_eq!(cleared(b"", "false", "65536"), 9000);
+    assert_eq!(cleared(b"4096", "false", "65536"), 9000);
+    assert_eq!(cleared(b"many", "true", "8192"), 8192, "no number");
 }
 
 #[test]
