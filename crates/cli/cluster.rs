@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use ceph_conf::{Config, Environment, ImageSpec, Overrides};
 use clap::Args as ClapArgs;
 use rados::{Client, ConnectError, Errno, IoCtx, Options};
 use rbd::{Image, ImageDetails, OpenOptions, OperationError};
 
+use serde_json::Value;
 use tracing::warn;
 
 use crate::report::Error;
@@ -127,7 +129,9 @@ impl Cluster {
 
     pub(crate) async fn open(&self, target: &Target, options: OpenOptions) -> Result<Image<IoCtx>, Error> {
         let pool = self.pool(&target.spec).await?;
-        Image::open(pool, options).await.map_err(|source| self.open_error(&target.spec, source))
+        Image::open(pool, options.config(self.config()))
+            .await
+            .map_err(|source| self.open_error(&target.spec, source))
     }
 
     pub(crate) async fn pool(&self, spec: &ImageSpec) -> Result<IoCtx, Error> {
@@ -148,16 +152,23 @@ impl Cluster {
         }
     }
 
-    /// The options of block devices, from the configuration and the monitors. Values that make no sense are ignored,
-    /// as by librbd.
+    /// The options of block devices, from the configuration and the monitors.
     pub(crate) fn config(&self) -> rbd::Config {
-        let mut config = rbd::Config::default();
-        for (name, value) in self.client.config().borrow().options() {
-            if let Err(error) = config.set(name, value) {
-                warn!(%error, "an option is ignored");
-            }
+        block_device_config(&self.client.config().borrow())
+    }
+
+    /// What the monitors answer to a command. `doing` is what it does, as in "cannot set an option".
+    pub(crate) async fn command(&self, doing: &'static str, command: &Value) -> Result<Bytes, Error> {
+        match self.client.mon_command(command).await {
+            Ok(reply) => Ok(reply.output),
+            Err(source) => Err(Error::Command { doing, user: self.user.clone(), source }),
         }
-        config
+    }
+
+    /// The same, of a command that answers in JSON.
+    pub(crate) async fn ask(&self, doing: &'static str, command: &Value) -> Result<Value, Error> {
+        let output = self.command(doing, command).await?;
+        serde_json::from_slice(&output).map_err(|source| Error::CommandOutput { doing, source })
     }
 
     /// All metadata pairs of an image.
@@ -191,6 +202,17 @@ impl Cluster {
     pub(crate) fn open_error(&self, spec: &ImageSpec, source: rbd::OpenError) -> Error {
         Error::Open { spec: Box::new(spec.clone()), user: self.user.clone(), source: Box::new(source) }
     }
+}
+
+/// The options of block devices. Values that make no sense are ignored, as by librbd.
+pub(crate) fn block_device_config(config: &Config) -> rbd::Config {
+    let mut found = rbd::Config::default();
+    for (name, value) in config.options() {
+        if let Err(error) = found.set(name, value) {
+            warn!(%error, "an option is ignored");
+        }
+    }
+    found
 }
 
 async fn connect(config: &Config) -> Result<Client, ConnectError> {

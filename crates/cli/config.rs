@@ -1,4 +1,7 @@
-//! `config`: options that a pool or an image has values of its own for.
+//! `config`: options that an image, a pool or a client has values of its own for.
+
+mod global;
+mod pool;
 
 use ceph_conf::Overrides;
 use clap::Subcommand;
@@ -11,12 +14,20 @@ use crate::output;
 use crate::report::Error;
 use crate::spec::ShowArgs;
 use crate::text;
+use global::GlobalConfigCommand;
+use pool::PoolConfigCommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Options of an image.
     #[command(subcommand)]
     Image(ImageConfigCommand),
+    /// Options of a pool, for all images in it that have no value of their own.
+    #[command(subcommand)]
+    Pool(PoolConfigCommand),
+    /// Options of all clients, or of one.
+    #[command(subcommand)]
+    Global(GlobalConfigCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,7 +45,14 @@ pub(crate) enum ImageConfigCommand {
 }
 
 pub(crate) async fn run(command: &ConfigCommand, overrides: &Overrides) -> Result<(), Error> {
-    let ConfigCommand::Image(command) = command;
+    match command {
+        ConfigCommand::Image(command) => run_image(command, overrides).await,
+        ConfigCommand::Pool(command) => pool::run(command, overrides).await,
+        ConfigCommand::Global(command) => global::run(command, overrides).await,
+    }
+}
+
+async fn run_image(command: &ImageConfigCommand, overrides: &Overrides) -> Result<(), Error> {
     match command {
         ImageConfigCommand::Ls(args) => ls(args, overrides).await,
         ImageConfigCommand::Get(args) => get(args, overrides).await,
@@ -111,8 +129,12 @@ fn to_text(options: &[ConfigOption]) -> String {
         1 => "There is 1 value:".to_owned(),
         count => format!("There are {count} values:"),
     };
+    format!("{title}\n{}", to_table(options))
+}
+
+fn to_table(options: &[ConfigOption]) -> String {
     let rows = options
         .iter()
         .map(|option| [option.name.to_owned(), option.value.clone(), option.source.name().to_owned()]);
-    format!("{title}\n{}", text::listing(["Name", "Value", "Source"], rows))
+    text::listing(["Name", "Value", "Source"], rows)
 }

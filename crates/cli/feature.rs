@@ -5,7 +5,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use rbd::Features;
 
 use crate::cluster::Cluster;
-use crate::image_options;
+use crate::image_options::{self, JournalArgs};
 use crate::report::Error;
 use crate::spec::{ImageOptions, Positionals, UsageError};
 
@@ -24,6 +24,8 @@ pub(crate) struct FeatureArgs {
     names: Vec<String>,
     #[command(flatten)]
     image: ImageOptions,
+    #[command(flatten)]
+    journal: JournalArgs,
 }
 
 pub(crate) async fn run(command: &FeatureCommand, overrides: &Overrides) -> Result<(), Error> {

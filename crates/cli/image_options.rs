@@ -29,6 +29,21 @@ pub(crate) struct NewImageArgs {
     /// Pool for the data
     #[arg(long, value_name = "POOL")]
     data_pool: Option<String>,
+    #[arg(long, hide = true, value_parser = mirror_image_mode)]
+    mirror_image_mode: Option<String>,
+    #[command(flatten)]
+    journal: JournalArgs,
+}
+
+/// What journals are to be like. Images with journals are not made here, and others have no use for it.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct JournalArgs {
+    #[arg(long, hide = true)]
+    journal_splay_width: Option<u64>,
+    #[arg(long, hide = true, value_parser = size::bytes)]
+    journal_object_size: Option<u64>,
+    #[arg(long, hide = true)]
+    journal_pool: Option<String>,
 }
 
 /// The format of a new image, of which there is only one.
@@ -72,6 +87,10 @@ fn nearest_order(size: u64) -> u8 {
 
 pub(crate) fn feature(name: &str) -> Result<Features, String> {
     Features::named(name).ok_or_else(|| format!("there is no feature '{name}'"))
+}
+
+fn mirror_image_mode(_: &str) -> Result<String, String> {
+    Err("images are not mirrored here; make it, then: rbd mirror image enable IMAGE MODE".to_owned())
 }
 
 fn image_format(text: &str) -> Result<u32, String> {

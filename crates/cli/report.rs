@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ceph_conf::{ArgsError, ConfigError, EntityError, ImageSpec, LoadError, QemuError, SpecError};
-use rados::{ConnectError, Errno, OpError};
+use rados::{CommandError, ConnectError, Errno, OpError};
 use rbd::{Features, OpenError, OperationError};
 use thiserror::Error;
 
@@ -60,6 +60,13 @@ pub(crate) enum Error {
     #[error("cannot {doing} {what} as {user}")]
     Operation { doing: &'static str, what: String, user: String, source: Box<OperationError> },
 
+    #[error("{option} is not set for {entity}")]
+    NoGlobalConfig { entity: String, option: String },
+    #[error("cannot {doing} as {user}")]
+    Command { doing: &'static str, user: String, source: CommandError },
+    #[error("cannot {doing}: the monitors do not answer as expected")]
+    CommandOutput { doing: &'static str, source: serde_json::Error },
+
     #[error("requests of {io_size} bytes are impossible: they have 1 byte at least, and less than 4 GiB")]
     IoSize { io_size: u64 },
     #[error("requests of {io_size} bytes are larger than the image, which has {size}")]
@@ -103,7 +110,9 @@ impl Error {
             | Self::Address { .. }
             | Self::NotLoopback { .. } => Errno::EINVAL,
             Self::IoSize { .. } | Self::IoLargerThanImage { .. } => Errno::EINVAL,
-            Self::NoPool { .. } | Self::NoNamespace { .. } => Errno::ENOENT,
+            Self::NoPool { .. } | Self::NoNamespace { .. } | Self::NoGlobalConfig { .. } => Errno::ENOENT,
+            Self::Command { source: CommandError::Refused { errno, .. }, .. } => *errno,
+            Self::Command { .. } | Self::CommandOutput { .. } => Errno::EIO,
             Self::Pool { source, .. } | Self::List { source, .. } => source.errno(),
             Self::Open { source, .. } => source.errno(),
             Self::Operation { source, .. } => source.errno(),

@@ -211,6 +211,12 @@ pub(crate) enum UsageError {
     Date { text: String },
     #[error("the date {text} has passed already")]
     PastDate { text: String },
+    #[error("options are set for global, client or client.ID, not for '{entity}'")]
+    ConfigEntity { entity: String },
+    #[error("{option} is no option of block devices: these begin with rbd_")]
+    NoRbdOption { option: String },
+    #[error("the threshold {threshold} is not between 0 and 1")]
+    Threshold { threshold: String },
     #[error("there is no feature '{0}'")]
     Feature(String),
     #[error("'{0}' is one argument too many")]

@@ -1,5 +1,7 @@
 //! `trash`: images that can still be had back.
 
+mod threshold;
+
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -74,6 +76,10 @@ pub(crate) struct PurgeArgs {
     /// Only those whose time was over then: any date that date(1) reads [default: now]
     #[arg(long, value_name = "DATE")]
     expired_before: Option<String>,
+    /// As many as it takes until the pool is used to this part at most, 0 to 1, protected ones too; if it is used more,
+    /// those whose time is over go as well
+    #[arg(long, value_name = "PART")]
+    threshold: Option<f64>,
     #[command(flatten)]
     dry_run: DryRun,
     #[command(flatten)]
@@ -157,13 +163,17 @@ async fn rm(args: &RmArgs, overrides: &Overrides) -> Result<(), Error> {
 async fn purge(cluster: &Cluster, args: &PurgeArgs) -> Result<(), Error> {
     let spec = args.pool.resolve()?;
     let before = match &args.expired_before {
-        Some(text) => Some(Utime { sec: date(text)?, nsec: 0 }),
-        None => None,
+        Some(text) if args.threshold.is_none() => Some(Utime { sec: date(text)?, nsec: 0 }),
+        _ => None,
     };
     let pool = cluster.pool_by_name(&spec.pool, spec.namespace.as_deref()).await?;
     let failed = |source| cluster.failed("purge the trash of", &spec, source);
+    let mut entries = rbd::check_purge_trash(&pool, before).await.map_err(failed)?;
+    if let Some(threshold) = args.threshold {
+        entries = threshold::reach(cluster, &pool, threshold, entries).await?;
+    }
     if args.dry_run.dry_run {
-        for entry in rbd::check_purge_trash(&pool, before).await.map_err(failed)? {
+        for entry in entries {
             match rbd::check_remove_from_trash(&pool, &entry.id, true).await {
                 Ok(found) => args.dry_run.would(&format!("remove {}", rm::describe(&found.name, &found)))?,
                 Err(error) => {
@@ -174,7 +184,7 @@ async fn purge(cluster: &Cluster, args: &PurgeArgs) -> Result<(), Error> {
         return Ok(());
     }
     let progress = args.progress.start("Removing images");
-    progress.finish(rbd::purge_trash(&pool, before, &progress).await).map_err(failed)
+    progress.finish(rbd::purge_trash(&pool, entries, &progress).await).map_err(failed)
 }
 
 /// Seconds since 1970, from a date as people write it. Ceph has it read by date(1), too: `utime_t::invoke_date` in

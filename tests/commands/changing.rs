@@ -22,10 +22,13 @@ fn new_images_are_like_those_of_rbd() {
         ("striped", "--size 10M --stripe-unit 64K --stripe-count 4"),
         ("data", "--size 10M --data-pool newdata"),
         ("empty", "--size 0"),
+        ("thick", "--size 9M --thick-provision"),
+        ("journal", "--size 1M --journal-pool p --journal-splay-width 2 --journal-object-size 4M"),
     ] {
         twins.run(&format!("create NS/{name} {options}"));
         twins.assert_same(&format!("info NS/{name}"));
     }
+    twins.assert_same("du NS/thick");
     for side in BOTH {
         let (pool, namespace) = ("rbdpool", twins.place(side).replace("rbdpool/", ""));
         side.run(cluster, &format!("create --pool {pool} --namespace {namespace} --image given --size 1M"));

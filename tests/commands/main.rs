@@ -6,6 +6,7 @@ mod changing;
 #[path = "../common/mod.rs"]
 mod common;
 mod mistakes;
+mod pools;
 mod progress;
 mod reading;
 

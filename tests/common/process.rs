@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a command left behind.
+#[derive(Debug)]
 pub(crate) struct Output {
     command: String,
     pub(crate) status: ExitStatus,

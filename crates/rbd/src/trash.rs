@@ -478,7 +478,7 @@ async fn check_removable<S: ObjectStore>(
     }
 }
 
-/// What [`purge_trash`] would remove, by id: those images that users have moved to the trash and that are protected no
+/// What there is for [`purge_trash`], by id: those images that users have moved to the trash and that are protected no
 /// longer. Some may be kept by clones.
 ///
 /// # Errors
@@ -496,7 +496,7 @@ pub async fn check_purge_trash<S: ObjectStore>(
     Ok(entries)
 }
 
-/// Removes the images in the trash that are protected no longer, now or since a date. The progress is in images.
+/// Removes those images in the trash, although they may be protected still. The progress is in images.
 ///
 /// # Errors
 /// Those of the removal of an image that cannot be removed, after all that could be were removed.
@@ -504,10 +504,9 @@ pub async fn check_purge_trash<S: ObjectStore>(
 /// Ceph: `Trash<I>::purge()`.
 pub async fn purge_trash<S: ObjectStore>(
     store: &S,
-    expired_before: Option<Utime>,
+    mut entries: Vec<TrashEntry>,
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
-    let mut entries = check_purge_trash(store, expired_before).await?;
     let total = entries.len() as u64;
     let mut done = 0;
     // A clone may keep its parent, so there is another round as long as one has removed something.

@@ -84,9 +84,13 @@ async fn a_purge_removes_what_has_expired() {
     move_to_trash(&store, "new", HOUR).await.unwrap();
     let ids = |entries: &[TrashEntry]| entries.iter().map(|entry| entry.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&check_purge_trash(&store, None).await.unwrap()), [old]);
-    purge_trash(&store, None, &()).await.unwrap();
+    let purge = async |before| {
+        let entries = check_purge_trash(&store, before).await.unwrap();
+        purge_trash(&store, entries, &()).await
+    };
+    purge(None).await.unwrap();
     assert_eq!(ids(&list_trash(&store).await.unwrap()), [new]);
-    purge_trash(&store, Some(Utime { sec: store.now().sec + 3600, nsec: 0 }), &()).await.unwrap();
+    purge(Some(Utime { sec: store.now().sec + 3600, nsec: 0 })).await.unwrap();
     assert_eq!(list_trash(&store).await.unwrap(), []);
 }
 
@@ -98,7 +102,7 @@ async fn a_purge_goes_on_after_an_image_that_must_stay_and_tells_of_it() {
     for name in ["kept", "gone"] {
         move_to_trash(&store, name, Duration::ZERO).await.unwrap();
     }
-    let error = purge_trash(&store, None, &()).await.unwrap_err();
+    let error = purge_trash(&store, check_purge_trash(&store, None).await.unwrap(), &()).await.unwrap_err();
     assert_eq!(error.errno(), Errno(39), "{error}");
     let left = list_trash(&store).await.unwrap();
     assert_eq!((left.len(), &left[0].id, left[0].state), (1, &kept, TrashState::Normal), "{gone}");
