@@ -24,7 +24,7 @@ fn cluster() -> &'static Cluster {
         let ttl = TICKET_LIFE.as_secs().to_string();
         // Within a few tests the proof of who a client is is replaced, too.
         let mon_ttl = "auth mon ticket ttl = 120";
-        Cluster::start(Release::Pacific, &["--mons", "3", "--ticket-ttl", &ttl, "--conf", mon_ttl])
+        Cluster::start(Release::Host, &["--mons", "3", "--ticket-ttl", &ttl, "--conf", mon_ttl])
     })
 }
 

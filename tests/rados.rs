@@ -66,7 +66,7 @@ impl Site<'_> {
 
 fn three_osds() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::start(Release::Pacific, &["--osds", "3"]))
+    SHARED.get_or_init(|| Cluster::start(Release::Host, &["--osds", "3"]))
 }
 
 async fn connect(cluster: &Cluster) -> Client {
@@ -643,7 +643,7 @@ fn tentacle_does_all_of_the_same() {
 
 #[test]
 fn numbers_of_snapshots_are_given_out_once_whatever_monitor_fails() {
-    let cluster = Cluster::start(Release::Pacific, &["--mons", "3"]);
+    let cluster = Cluster::start(Release::Host, &["--mons", "3"]);
     on(&cluster, async |site| {
         let pool = site.pool("1 1").await;
         let mut ids = BTreeMap::new();
@@ -671,7 +671,7 @@ fn an_append_happens_once_however_often_connections_break() {
     const OBJECTS: usize = 16;
     const APPENDS: usize = 625;
     let cluster =
-        Cluster::start(Release::Pacific, &["--osds", "3", "--conf", "ms inject socket failures = 100"]);
+        Cluster::start(Release::Host, &["--osds", "3", "--conf", "ms inject socket failures = 100"]);
     on(&cluster, async |site| {
         let pool = site.pool("16 16").await;
         let names: Vec<String> = (0..OBJECTS).map(|n| format!("log{n}")).collect();

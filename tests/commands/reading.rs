@@ -114,7 +114,7 @@ fn metadata_and_options_are_shown() {
 #[test]
 fn a_pool_and_its_namespaces_are_shown() {
     // Of its own: other tests make images while this one counts.
-    let cluster = Cluster::start(crate::common::Release::Pacific, &[]);
+    let cluster = Cluster::start(crate::common::Release::Host, &[]);
     cluster.run("rbd namespace create rbdpool/one && rbd namespace create rbdpool/another");
     cluster.run("rbd create rbdpool/one/image --size 3G && rbd trash mv rbdpool/one/image");
     cluster.run(

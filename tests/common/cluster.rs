@@ -14,6 +14,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Release {
+    /// That of this machine's own tools, which a test compares with: another one when the test runs in another
+    /// (`scripts/ceph-release`).
+    Host,
     /// 16.2: keys of type `aes` only.
     Pacific,
     /// 20.2: by default keys of type `aes256k` only.
@@ -42,16 +45,17 @@ impl std::fmt::Display for Image {
 }
 
 impl Cluster {
-    /// The cluster that the tests of one file share: Pacific, one OSD.
+    /// The cluster that the tests of one file share: of this machine's release, one OSD.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(Release::Pacific, &[]))
+        SHARED.get_or_init(|| Self::start(Release::Host, &[]))
     }
 
     /// Starts a cluster; `options` are those of `scripts/ceph-cluster start`.
     pub(crate) fn start(release: Release, options: &[&str]) -> Self {
         let dir = PathBuf::from(format!("/tmp/rbd-nbd-rs-test.{}.{}", process::id(), unique()));
         let release = match release {
+            Release::Host => "host",
             Release::Pacific => "pacific",
             Release::Tentacle => "tentacle",
         };

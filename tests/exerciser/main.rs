@@ -54,7 +54,7 @@ fn cluster() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
         let cluster = env::var("CLUSTER")
-            .map_or_else(|_| Cluster::start(Release::Pacific, &ROOM), |dir| Cluster::attach(&dir));
+            .map_or_else(|_| Cluster::start(Release::Host, &ROOM), |dir| Cluster::attach(&dir));
         if cluster.run("rbd namespace ls rbdpool").is_empty() {
             prepare(&cluster);
         }
