@@ -10,7 +10,7 @@ use std::fs;
 
 use common::nbd::{Client, Command, Request};
 use common::random::Rng;
-use common::{Cluster, KIB, MIB, Server, json, program, run, run_within};
+use common::{Cluster, KIB, MIB, Release, Server, json, program, run, run_within};
 
 const SIZE: u64 = 16 * MIB;
 
@@ -207,42 +207,86 @@ fn clones_of_every_kind_hold_what_was_written_with_their_parent_and_without() {
     ];
     let mut rng = Rng::new(7);
     for (number, (parent, options, clone)) in kinds.iter().enumerate() {
-        let size = rng.range(6 * MIB..SIZE);
-        let content = contents(&mut rng, size);
-        golden(cluster, parent, options, &content);
-        if clone.contains(v1) {
-            cluster.run(&format!("rbd snap protect {parent}@base"));
-        }
-        cluster.run(&format!("rbd clone {clone}"));
-        let spec = clone.split(' ').next_back().unwrap().to_owned();
-        cluster.run(&format!("rbd resize --no-progress --size {SIZE}B {spec}"));
-        let mut clone = Clone { cluster, spec: spec.clone(), head: sized(&content), snapshots: Vec::new() };
-        let server = serve(cluster, &user, &[&spec]);
-        clone.change(&server, &mut rng, 5);
-        server.stop();
-        clone.verify(&user);
+        let deep = number != 4 && number != 5;
+        lives_with_its_parent_and_without(cluster, &user, &mut rng, (parent, options, clone, deep));
+    }
+}
 
-        // Flattened by librbd, which asks us, in the middle of changes.
-        let server = serve(cluster, &user, &[&spec]);
-        let flatten = std::thread::scope(|scope| {
-            let flatten = scope.spawn(|| cluster.run(&format!("rbd flatten --no-progress {spec}")));
-            clone.change(&server, &mut rng, 2);
-            flatten.join().unwrap()
-        });
-        assert_eq!(flatten, "", "clone {number}");
-        assert!(
-            json(&cluster.run(&format!("rbd info {spec} --format json")))["parent"].is_null()
-                || number == 4
-                || number == 5
-        );
-        clone.change(&server, &mut rng, 2);
-        server.stop();
-        clone.verify(&user);
-        if number != 4 && number != 5 {
-            // No snapshot needs the parent either: with deep-flatten they have all of their own.
-            assert_eq!(cluster.run(&format!("rbd children {parent}@base")), "");
-            cluster.run(&format!("rbd snap unprotect {parent}@base || true; rbd snap rm --no-progress {parent}@base && rbd rm --no-progress {parent}"));
-            clone.verify(&user);
+/// Where the parent is, how it is made, how and where the clone is made, and whether it has `deep-flatten`.
+type Kind<'a> = (&'a str, &'a str, &'a str, bool);
+
+fn lives_with_its_parent_and_without(cluster: &Cluster, user: &str, rng: &mut Rng, kind: Kind<'_>) {
+    let (parent, options, clone, deep) = kind;
+    let size = rng.range(6 * MIB..SIZE);
+    let content = contents(rng, size);
+    golden(cluster, parent, options, &content);
+    if clone.contains("clone-format 1") {
+        cluster.run(&format!("rbd snap protect {parent}@base"));
+    }
+    cluster.run(&format!("rbd clone {clone}"));
+    let spec = clone.split(' ').next_back().unwrap().to_owned();
+    cluster.run(&format!("rbd resize --no-progress --size {SIZE}B {spec}"));
+    let mut clone = Clone { cluster, spec: spec.clone(), head: sized(&content), snapshots: Vec::new() };
+    let server = serve(cluster, user, &[&spec]);
+    clone.change(&server, rng, 5);
+    server.stop();
+    clone.verify(user);
+
+    // Flattened by librbd, which asks us, in the middle of changes.
+    let server = serve(cluster, user, &[&spec]);
+    let flatten = std::thread::scope(|scope| {
+        let flatten = scope.spawn(|| cluster.run(&format!("rbd flatten --no-progress {spec}")));
+        clone.change(&server, rng, 2);
+        flatten.join().unwrap()
+    });
+    assert_eq!(flatten, "", "{spec}");
+    let info = json(&cluster.run(&format!("rbd info {spec} --format json")));
+    assert!(info["parent"].is_null() || !deep, "{info}");
+    clone.change(&server, rng, 2);
+    server.stop();
+    clone.verify(user);
+    if deep {
+        // No snapshot needs the parent either: with deep-flatten they have all of their own.
+        assert_eq!(cluster.run(&format!("rbd children {parent}@base")), "");
+        cluster.run(&format!("rbd snap unprotect {parent}@base || true; rbd snap rm --no-progress {parent}@base && rbd rm --no-progress {parent}"));
+        clone.verify(user);
+    }
+}
+
+/// With all connections encrypted: these are also the longest ways that data go.
+#[test]
+fn clones_whose_data_are_erasure_coded_hold_what_was_written() {
+    let options = ["--osds", "3", "--store", "bluestore", "--mode", "secure"];
+    let cluster = &Cluster::start(Release::Host, &options);
+    cluster.create_erasure_coded_pool("coded");
+    let user = user(cluster, "clones", "profile rbd pool=rbdpool, profile rbd pool=coded");
+    let mut rng = Rng::new(11);
+    for (parent, options, clone) in [
+        (
+            "rbdpool/base0",
+            "--data-pool coded",
+            "--rbd-default-clone-format 2 --data-pool coded rbdpool/base0@base rbdpool/clone0",
+        ),
+        (
+            "rbdpool/base1",
+            "--object-size 64K",
+            "--rbd-default-clone-format 1 --data-pool coded --object-size 1M --stripe-unit 32K --stripe-count 3 \
+             rbdpool/base1@base rbdpool/clone1",
+        ),
+    ] {
+        lives_with_its_parent_and_without(cluster, &user, &mut rng, (parent, options, clone, true));
+        let clone = clone.split(' ').next_back().unwrap();
+        let snapshots = cluster.run(&format!("rbd snap ls {clone} --format json"));
+        let snapshots: Vec<_> =
+            json(&snapshots).as_array().unwrap().iter().map(|snap| snap["name"].clone()).collect();
+        let since = snapshots.iter().map(|name| format!("--from-snap {}", name.as_str().unwrap()));
+        for since in [String::new()].into_iter().chain(since) {
+            for whole in ["", "--whole-object "] {
+                let diff = format!("diff --format json {whole}{since} {clone}");
+                let [ours, theirs] = [program().get_program().to_str().unwrap(), "rbd"]
+                    .map(|tool| cluster.run(&format!("{tool} {diff} --conf {}", cluster.conf())));
+                assert_eq!(json(&ours), json(&theirs), "{diff}");
+            }
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use ceph_conf::{ImageSpec, Overrides};
 use clap::{Args as ClapArgs, Subcommand};
-use rados::IoCtx;
-use rbd::{Image, MirrorSnapshot, OperationError, Snapshot, SnapshotFlags, SnapshotNamespace, SnapshotRef};
+use rados::{IoCtx, Release};
+use rbd::{
+    Image, MirrorSnapshot, ObjectStore as _, OperationError, Snapshot, SnapshotFlags, SnapshotNamespace,
+    SnapshotRef,
+};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -206,13 +209,15 @@ async fn create(args: &CreateArgs, overrides: &Overrides) -> Result<(), Error> {
 
 async fn ls(args: &LsArgs, overrides: &Overrides) -> Result<(), Error> {
     let target = args.image.resolve_or_id(&args.id, overrides)?;
-    let mut snapshots = Cluster::inspect(&target).await?.snapshots;
+    let cluster = Cluster::connect(&target.overrides).await?;
+    let release = cluster.pool(&target.spec).await?.release();
+    let mut snapshots = cluster.show(&target).await?.snapshots;
     snapshots.retain(|snapshot| args.all || snapshot.namespace == SnapshotNamespace::User);
     // The oldest first, as they were made.
     snapshots.reverse();
     args.format.print(
-        || snapshots.iter().map(|snapshot| to_json(snapshot, args.all)).collect(),
-        || to_table(&snapshots, args.all),
+        || snapshots.iter().map(|snapshot| to_json(snapshot, args.all, release)).collect(),
+        || to_table(&snapshots, args.all, release),
     )
 }
 
@@ -385,8 +390,10 @@ async fn limit_snapshots(target: &Target, limit: Option<u64>) -> Result<(), Erro
         .await
 }
 
+/// As the `rbd` of that release prints it.
+///
 /// Ceph: `do_list_snaps` in `src/tools/rbd/action/Snap.cc`.
-fn to_json(snapshot: &Snapshot, all: bool) -> Value {
+fn to_json(snapshot: &Snapshot, all: bool, release: Release) -> Value {
     let mut fields = json!({
         "id": snapshot.id.0,
         "name": snapshot.name,
@@ -399,6 +406,9 @@ fn to_json(snapshot: &Snapshot, all: bool) -> Value {
         namespace["type"] = json!(snapshot.namespace.name());
         match &snapshot.namespace {
             SnapshotNamespace::Trash { original_name, .. } => {
+                if release >= Release::TENTACLE {
+                    namespace["original_namespace_type"] = json!(snapshot.namespace.name_of_original());
+                }
                 namespace["original_name"] = json!(original_name)
             }
             SnapshotNamespace::Mirror(mirror) => {
@@ -431,7 +441,7 @@ fn is_copy(mirror: &MirrorSnapshot) -> bool {
     matches!(mirror.state, 2 | 3)
 }
 
-fn to_table(snapshots: &[Snapshot], all: bool) -> String {
+fn to_table(snapshots: &[Snapshot], all: bool, release: Release) -> String {
     let row = |snapshot: &Snapshot| {
         [
             snapshot.id.to_string(),
@@ -448,15 +458,18 @@ fn to_table(snapshots: &[Snapshot], all: bool) -> String {
     let [id, name, size, protected, timestamp] = HEADINGS;
     let rows = snapshots.iter().map(|snapshot| {
         let [id, name, size, protected, timestamp] = row(snapshot);
-        [id, name, size, protected, timestamp, namespace(snapshot)]
+        [id, name, size, protected, timestamp, namespace(snapshot, release)]
     });
     text::listing([id, name, size, protected, timestamp, "NAMESPACE"], rows)
 }
 
-fn namespace(snapshot: &Snapshot) -> String {
+fn namespace(snapshot: &Snapshot, release: Release) -> String {
     let name = snapshot.namespace.name();
     match &snapshot.namespace {
-        SnapshotNamespace::Trash { original_name, .. } => format!("{name} ({original_name})"),
+        SnapshotNamespace::Trash { original_name, .. } => match snapshot.namespace.name_of_original() {
+            Some(original) if release >= Release::TENTACLE => format!("{name} ({original} {original_name})"),
+            _ => format!("{name} ({original_name})"),
+        },
         SnapshotNamespace::Mirror(mirror) => {
             let peers: Vec<_> = mirror.peer_uuids.iter().map(String::as_str).collect();
             let mut text = format!("{name} ({} peer_uuids:[{}]", mirror_state(mirror), peers.join(","));

@@ -65,6 +65,20 @@ fn clones_are_shown_with_their_parents_and_parents_with_their_clones() {
 }
 
 #[test]
+fn snapshots_in_the_trash_are_shown_as_such() {
+    let cluster = Cluster::shared();
+    let image = cluster.create("--size 10M");
+    cluster.run(&format!("rbd snap create --no-progress {image}@gone"));
+    cluster.run(&format!("rbd clone --rbd-default-clone-format 2 {image}@gone {image}-clone"));
+    cluster.run(&format!(
+        "rbd snap rm --no-progress {image}@gone && rbd snap create --no-progress {image}@here"
+    ));
+    for command in ["snap ls", "snap ls --all"] {
+        assert_same(cluster, &format!("{command} {image}"));
+    }
+}
+
+#[test]
 fn mirrored_images_are_shown_as_such() {
     let cluster = Cluster::shared();
     let image = cluster.create("--size 10M");

@@ -135,6 +135,16 @@ impl Cluster {
         image
     }
 
+    /// Makes a pool that keeps the data of images as erasure codes, two parts and one for parity. It needs three OSDs
+    /// with bluestore.
+    pub(crate) fn create_erasure_coded_pool(&self, name: &str) {
+        self.run(&format!(
+            "ceph osd erasure-code-profile set {name} k=2 m=1 crush-failure-domain=osd && \
+             ceph osd pool create {name} 8 8 erasure {name} && ceph osd pool set {name} allow_ec_overwrites true && \
+             ceph osd pool application enable {name} rbd"
+        ));
+    }
+
     /// Digest of everything in the image, or snapshot, as librbd reads it.
     pub(crate) fn librbd_digest(&self, spec: &str) -> String {
         self.run(&format!("rbd export --no-progress {spec} - | sha256sum")).trim().to_owned()

@@ -149,6 +149,14 @@ impl Release {
     pub const MIMIC: Self = Self(13);
     /// Ceph 14.
     pub const NAUTILUS: Self = Self(14);
+    /// Ceph 16.
+    pub const PACIFIC: Self = Self(16);
+    /// Ceph 17.
+    pub const QUINCY: Self = Self(17);
+    /// Ceph 18.
+    pub const REEF: Self = Self(18);
+    /// Ceph 20.
+    pub const TENTACLE: Self = Self(20);
 }
 
 impl Decode for Release {

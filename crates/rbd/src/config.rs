@@ -205,7 +205,8 @@ fn check(name: &str, value: &str, image: bool) -> Result<(), ConfigError> {
     checked(option, value).map(drop)
 }
 
-/// All options that a pool can have values of its own for, by name, as `rbd config pool ls` shows them.
+/// All options that a pool can have values of its own for, by name, as `rbd config pool ls` of the cluster's release
+/// shows them.
 ///
 /// # Errors
 /// [`OperationError::Op`].
@@ -214,11 +215,11 @@ pub async fn list_pool_config<S: ObjectStore>(
     config: &Config,
 ) -> Result<Vec<ConfigOption>, OperationError> {
     let pool = pool_overrides(store).await.map_err(failed("read the pool's configuration"))?;
-    Ok(effective(config, &pool, &BTreeMap::new(), |_| true))
+    Ok(effective(config, &pool, &BTreeMap::new(), |option| option.since <= store.release()))
 }
 
-/// All options that an image can have values of its own for, by name, as `rbd config image ls` shows them.
-/// `metadata` is that of the image.
+/// All options that an image can have values of its own for, by name, as `rbd config image ls` of the cluster's release
+/// shows them. `metadata` is that of the image.
 ///
 /// # Errors
 /// [`OperationError::Op`].
@@ -228,7 +229,8 @@ pub async fn list_image_config<S: ObjectStore>(
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<ConfigOption>, OperationError> {
     let pool = pool_overrides(store).await.map_err(failed("read the pool's configuration"))?;
-    Ok(effective(config, &pool, metadata, |option| option.for_images))
+    let is_listed = |option: &KnownOption| option.for_images && option.since <= store.release();
+    Ok(effective(config, &pool, metadata, is_listed))
 }
 
 fn effective(
@@ -358,6 +360,8 @@ async fn pool_overrides<S: ObjectStore>(store: &S) -> Result<BTreeMap<String, St
 
 #[cfg(test)]
 mod tests {
+    use rados::Release;
+
     use super::*;
     use crate::MemStore;
 
@@ -385,6 +389,10 @@ mod tests {
             ("rbd_cache", "yes", ""),
             ("rbd_cache_max_dirty_age", "2", "2.000000"),
             ("rbd_default_clone_format", "3", ""),
+            ("rbd_qos_exclude_ops", "read, discard", "5"),
+            ("rbd_qos_exclude_ops", "16", "16"),
+            ("rbd_qos_exclude_ops", "read,sleep", ""),
+            ("rbd_qos_exclude_ops", "32", ""),
         ] {
             match config.set(name, value) {
                 Ok(()) => assert_eq!(config.get(name), shown, "{name} {value}"),
@@ -408,6 +416,21 @@ mod tests {
         assert_eq!(of("rbd_qos_iops_limit").value, "7");
         assert!(options.iter().all(|option| option.name != "rbd_default_order"), "not of images");
         assert_eq!(config.of_pool(&store).await.number("rbd_cache_size"), 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn options_are_listed_from_the_release_on_that_brought_them() {
+        let store = MemStore::new();
+        for (release, listed) in [(Release::PACIFIC, false), (Release::REEF, true)] {
+            store.set_release(release);
+            for options in [
+                list_image_config(&store, &Config::default(), &BTreeMap::new()).await.unwrap(),
+                list_pool_config(&store, &Config::default()).await.unwrap(),
+            ] {
+                let is_there = options.iter().any(|option| option.name == "rbd_qos_exclude_ops");
+                assert_eq!(is_there, listed, "{release:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -128,6 +128,10 @@ impl ObjectStore for IoCtx {
         self.client().with_map(|map| map.require_min_compat_client() >= Release::MIMIC)
     }
 
+    fn release(&self) -> Release {
+        self.client().with_map(rados::OsdMap::require_osd_release)
+    }
+
     fn now(&self) -> Utime {
         Utime::from_system_time(self.client().system().now())
     }

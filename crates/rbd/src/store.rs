@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ceph_codec::{EntityAddr, GlobalId, PoolId, SnapId, Utime};
-use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
+use rados::{NotifyReply, OpError, OpReply, Operation, Release, SnapContext, Watch};
 
 /// One pool and namespace, as seen by one client instance. Cheap to clone.
 ///
@@ -105,6 +105,10 @@ pub trait ObjectStore: Clone + Send + Sync + 'static {
 
     /// Whether the cluster admits no clients before Ceph 13 (mimic), so that all know clones of version 2.
     fn requires_mimic(&self) -> bool;
+
+    /// The release that all OSDs are of at least. Where the `rbd` of one release writes or shows something else than
+    /// that of another, the cluster's own is followed.
+    fn release(&self) -> Release;
 
     /// The date.
     fn now(&self) -> Utime;

@@ -82,6 +82,19 @@ impl SnapshotNamespace {
         }
     }
 
+    /// The word for what a snapshot in the trash was; none if it is not there.
+    #[must_use]
+    pub fn name_of_original(&self) -> Option<&'static str> {
+        let Self::Trash { original_kind, .. } = self else { return None };
+        Some(match original_kind {
+            0 => "user",
+            1 => "group",
+            2 => "trash",
+            3 => "mirror",
+            _ => "unknown",
+        })
+    }
+
     /// Whether a name in this namespace means a snapshot in that one: a trashed snapshot has a name of its own, and
     /// may be asked for without knowing what it was.
     pub(crate) fn matches(&self, other: &Self) -> bool {

@@ -1,6 +1,8 @@
-//! The options of block devices, as Ceph 16.2 knows them.
+//! The options of block devices, as Ceph 16.2 and later know them.
 
-use Kind::{Bool, Count, Float, Integer, OneOf, Size, Text};
+use rados::Release;
+
+use Kind::{Bool, Count, Flags, Float, Integer, OneOf, Size, Text};
 
 /// An option, and where it can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +12,8 @@ pub(super) struct KnownOption {
     pub(super) default: &'static str,
     /// Whether an image can have a value of its own, and not only a pool.
     pub(super) for_images: bool,
+    /// The first release with it, or any before 16.
+    pub(super) since: Release,
 }
 
 impl KnownOption {
@@ -42,7 +46,13 @@ pub(super) enum Kind {
     Float,
     Text,
     OneOf(&'static [&'static str]),
+    /// The sum of such numbers, or their names between commas.
+    Flags(&'static [(&'static str, u64)]),
 }
+
+/// Ceph: `src/librbd/io/IoOperations.cc`.
+const IO_OPERATIONS: &[(&str, u64)] =
+    &[("read", 1), ("write", 2), ("discard", 4), ("write_same", 8), ("compare_and_write", 16)];
 
 impl Kind {
     /// The value in the form in which Ceph shows it; none if it is not of this kind.
@@ -63,6 +73,7 @@ impl Kind {
             Float => format!("{:.6}", text.parse::<f64>().ok().filter(|number| number.is_finite())?),
             Text => text.to_owned(),
             OneOf(values) => values.iter().find(|value| value.eq_ignore_ascii_case(text))?.to_string(),
+            Flags(flags) => sum_of_flags(flags, text)?.to_string(),
         })
     }
 
@@ -75,8 +86,26 @@ impl Kind {
             Float => "a number".to_owned(),
             Text => "a text".to_owned(),
             OneOf(values) => format!("one of {}", values.join(", ")),
+            Flags(flags) => {
+                let names: Vec<_> = flags.iter().map(|(name, _)| *name).collect();
+                format!("some of {}", names.join(", "))
+            }
         }
     }
+}
+
+/// Ceph: `rbd_io_operations_from_string()` in `src/librbd/io/IoOperations.cc`.
+fn sum_of_flags(flags: &[(&str, u64)], text: &str) -> Option<u64> {
+    let all = flags.iter().fold(0, |all, (_, bit)| all | bit);
+    let text = text.trim();
+    if text.is_empty() {
+        return Some(0);
+    }
+    if let Ok(number) = text.parse::<u64>() {
+        return Some(number).filter(|number| number & !all == 0);
+    }
+    let bit_of = |name: &str| flags.iter().find(|(known, _)| *known == name).map(|(_, bit)| *bit);
+    text.split(',').try_fold(0, |sum, name| Some(sum | bit_of(name.trim())?))
 }
 
 fn with_unit(text: &str, base: u64) -> Option<u64> {
@@ -90,11 +119,11 @@ fn with_unit(text: &str, base: u64) -> Option<u64> {
 }
 
 const fn image(name: &'static str, kind: Kind, default: &'static str) -> KnownOption {
-    KnownOption { name, kind, default, for_images: true }
+    KnownOption { name, kind, default, for_images: true, since: Release::UNKNOWN }
 }
 
 const fn pool(name: &'static str, kind: Kind, default: &'static str) -> KnownOption {
-    KnownOption { name, kind, default, for_images: false }
+    KnownOption { name, kind, default, for_images: false, since: Release::UNKNOWN }
 }
 
 /// Those that a pool can have values of its own for, by name, with Ceph's defaults: what `rbd config pool ls` shows.
@@ -186,6 +215,7 @@ pub(super) const OPTIONS: &[KnownOption] = &[
     image("rbd_qos_bps_burst", Count, "0"),
     image("rbd_qos_bps_burst_seconds", Count, "1"),
     image("rbd_qos_bps_limit", Count, "0"),
+    KnownOption { since: Release::QUINCY, ..image("rbd_qos_exclude_ops", Flags(IO_OPERATIONS), "0") },
     image("rbd_qos_iops_burst", Count, "0"),
     image("rbd_qos_iops_burst_seconds", Count, "1"),
     image("rbd_qos_iops_limit", Count, "0"),

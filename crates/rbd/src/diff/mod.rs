@@ -22,7 +22,7 @@ use std::sync::Arc;
 use ceph_codec::SnapId;
 use futures::future::BoxFuture;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use rados::{Errno, Operation};
+use rados::{Errno, Operation, Release};
 use rangemap::{RangeMap, RangeSet};
 
 use crate::image::core::Core;
@@ -191,7 +191,11 @@ impl<S: ObjectStore> Diff<S> {
             Some(changes) => Ok(self.by_maps(changes, range)),
             None => {
                 let how = Comparison {
-                    counting: Counting { whole_object: self.whole_object, zeroes: true },
+                    counting: Counting {
+                        whole_object: self.whole_object,
+                        zeroes: true,
+                        past_cuts: self.core.store.release() < Release::REEF,
+                    },
                     include_parent: self.include_parent,
                 };
                 by_objects(self.core.clone(), self.span, snap_set::ranges(range), how).await

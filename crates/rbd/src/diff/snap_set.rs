@@ -6,8 +6,8 @@
 //! ```
 //! A change that was undone later still counts: only contents that are shared are known to be the same.
 //!
-//! What is past the end of an object after it was cut counts as data, too, as in Ceph up to 17: it reads as zeroes.
-//! Newer versions pass over some of it.
+//! What is past the end of an object that grew and was cut again reads as zeroes, and did so at the start. It counts as
+//! data for the `rbd` of Ceph up to 17, and not since then.
 //!
 //! Ceph: `calc_snap_set_diff` in `src/librados/snap_set_diff.cc`, `ObjectListSnapsRequest` in
 //! `src/librbd/io/ObjectRequest.cc`.
@@ -36,6 +36,8 @@ pub(super) struct Counting {
     pub(super) whole_object: bool,
     /// What became zeroes counts.
     pub(super) zeroes: bool,
+    /// What is past the end of an object that grew and was cut again counts as data.
+    pub(super) past_cuts: bool,
 }
 
 /// The parts of `wanted` that changed during a span, in bytes of the object.
@@ -54,9 +56,9 @@ pub(super) fn changes(
     let start_size = if span.from.0 == 0 {
         0
     } else {
-        difference(set, beginning).unwrap_or_else(unknown).end_size.unwrap_or(0)
+        difference(set, beginning, counting.past_cuts).unwrap_or_else(unknown).end_size.unwrap_or(0)
     };
-    let mut difference = difference(set, span).unwrap_or_else(unknown);
+    let mut difference = difference(set, span, counting.past_cuts).unwrap_or_else(unknown);
     if counting.whole_object && !difference.changed.is_empty() {
         difference.changed = whole();
     }
@@ -79,7 +81,7 @@ pub(super) fn changes(
 }
 
 /// None if that cannot be told.
-fn difference(set: &SnapSet, Span { from, to }: Span) -> Option<Difference> {
+fn difference(set: &SnapSet, Span { from, to }: Span, past_cuts: bool) -> Option<Difference> {
     let mut changed = RangeSet::new();
     let mut start_size = None;
     let mut clones = set.clones.iter().peekable();
@@ -93,7 +95,7 @@ fn difference(set: &SnapSet, Span { from, to }: Span) -> Option<Difference> {
         if *seen.end() < from {
             continue;
         }
-        start_size.get_or_insert_with(|| {
+        let start_size = *start_size.get_or_insert_with(|| {
             if from < *seen.start() {
                 // It did not exist at the start.
                 insert(&mut changed, 0..clone.size);
@@ -109,7 +111,12 @@ fn difference(set: &SnapSet, Span { from, to }: Span) -> Option<Difference> {
             return Some(Difference { changed, end_size: Some(clone.size) });
         }
         let Some(next) = clones.peek() else { break };
-        let mut differs = ranges(0..clone.size.max(next.size));
+        let mut end = clone.size.max(next.size);
+        if next.size < clone.size && clone.size > start_size && !past_cuts {
+            end = next.size.max(start_size);
+            remove(&mut changed, end..clone.size);
+        }
+        let mut differs = ranges(0..end);
         for &(offset, len) in &clone.overlap {
             remove(&mut differs, offset..offset.saturating_add(len));
         }
@@ -147,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
     use rados::CloneInfo;
 
-    const EXACT: Counting = Counting { whole_object: false, zeroes: true };
+    const EXACT: Counting = Counting { whole_object: false, zeroes: true, past_cuts: false };
 
     fn clone(id: u64, snaps: &[u64], size: u64, overlap: &[(u64, u64)]) -> CloneInfo {
         CloneInfo {
@@ -201,6 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn what_an_object_was_longer_for_a_while_counts_only_before_reef() {
+        let old = Counting { past_cuts: true, ..EXACT };
+        let set = set(6, &[clone(5, &[5], 10, &[(0, 10)]), clone(6, &[6], 60, &[(0, 20)]), head(20)]);
+        assert_eq!(found(&set, 5, HEAD, EXACT), [(10, 20, Kind::Data)]);
+        assert_eq!(found(&set, 5, HEAD, old), [(10, 60, Kind::Data)]);
+        assert_eq!(found(&set, 0, HEAD, EXACT), [(0, 20, Kind::Data)]);
+        assert_eq!(found(&set, 0, HEAD, old), [(0, 60, Kind::Data)]);
+        assert_eq!(found(&set, 6, HEAD, EXACT), [(20, 60, Kind::Zero)], "it was as long at the start");
+    }
+
+    #[test]
     fn a_removed_object_is_zeroes() {
         let set = set(5, &[clone(5, &[5], 60, &[])]);
         assert_eq!(found(&set, 5, HEAD, EXACT), [(0, 60, Kind::Zero)]);
@@ -244,7 +262,7 @@ mod tests {
     proptest! {
         /// Whatever differs is found, and what is not data now is found as zeroes.
         #[test]
-        fn no_difference_is_missed(history in any_history(), from in 0usize..6, to in 0usize..6) {
+        fn no_difference_is_missed(history in any_history(), from in 0usize..6, to in 0usize..6, past_cuts: bool) {
             let to = to.min(history.len() - 1);
             let from = from.min(to);
             let id = |at: usize| if at + 1 == history.len() { HEAD } else { at as u64 + 1 };
@@ -254,7 +272,7 @@ mod tests {
                 return Ok(());
             }
             let kinds: RangeMap<u64, Kind> =
-                found(&kept(&history), span.0, span.1, EXACT).into_iter().map(|(a, b, kind)| (a..b, kind)).collect();
+                found(&kept(&history), span.0, span.1, Counting { past_cuts, ..EXACT }).into_iter().map(|(a, b, kind)| (a..b, kind)).collect();
             let byte = |contents: Option<&Vec<u8>>, at: usize| contents.and_then(|c| c.get(at).copied()).unwrap_or(0);
             for at in 0..10 {
                 let (old, new) = (byte(before, at), byte(history[to].as_ref(), at));

@@ -35,6 +35,8 @@ pub(super) enum Version {
     One,
     /// Within an image.
     Two,
+    /// The same as `rbd` wrote it before Ceph 18: the protection of a snapshot is announced as 8 bytes, and is 1.
+    TwoBeforeReef,
 }
 
 /// What an exported image says about itself, before its contents.
@@ -180,7 +182,7 @@ pub(super) fn image_header(properties: &[Property], diffs: u64) -> Vec<u8> {
 pub(super) fn diff_header(records: &[Record], version: Version) -> Vec<u8> {
     let banner = match version {
         Version::One => DIFF_BANNER,
-        Version::Two => DIFF_BANNER_V2,
+        Version::Two | Version::TwoBeforeReef => DIFF_BANNER_V2,
     };
     let mut out = banner.to_vec();
     for record in records {
@@ -213,15 +215,14 @@ impl Record {
         let (tag, len) = match self {
             Self::FromSnapshot(name) => (b'f', name.len() as u64 + 4),
             Self::ToSnapshot(name) => (b't', name.len() as u64 + 4),
-            // It is 1, but Ceph up to 17 writes this, and nobody looks at it.
-            Self::Protected(_) => (b'p', 8),
+            Self::Protected(_) => (b'p', if version == Version::TwoBeforeReef { 8 } else { 1 }),
             Self::Size(_) => (b's', 8),
             Self::Data { len, .. } => (b'w', len.saturating_add(16)),
             Self::Zeroes { .. } => (b'z', 16),
             Self::End => return b'e'.encode(out),
         };
         tag.encode(out);
-        if version == Version::Two {
+        if version != Version::One {
             len.encode(out);
         }
         match self {
@@ -345,7 +346,7 @@ impl StreamDecoder {
             State::DiffBanner => {
                 let banner = match self.version {
                     Version::One => DIFF_BANNER,
-                    Version::Two => DIFF_BANNER_V2,
+                    Version::Two | Version::TwoBeforeReef => DIFF_BANNER_V2,
                 };
                 self.banner("exported diff", banner, State::Records)
             }
@@ -490,7 +491,7 @@ fn record(r: &mut Reader<'_>, version: Version) -> Result<Item, ItemError> {
     if tag == b'e' {
         return Ok(Item::Record(Record::End));
     }
-    let len = if version == Version::Two { u64::decode(r)? } else { 0 };
+    let len = if version == Version::One { 0 } else { u64::decode(r)? };
     Ok(Item::Record(match tag {
         b'f' => Record::FromSnapshot(text(r, "the name of a snapshot", MAX_NAME)?),
         b't' => Record::ToSnapshot(text(r, "the name of a snapshot", MAX_NAME)?),
@@ -504,7 +505,7 @@ fn record(r: &mut Reader<'_>, version: Version) -> Result<Item, ItemError> {
             let (offset, len) = extent(r)?;
             Record::Zeroes { offset, len }
         }
-        _ if version == Version::Two => return Ok(Item::Unknown { len, then: Then::Records }),
+        _ if version != Version::One => return Ok(Item::Unknown { len, then: Then::Records }),
         tag => return Err(FormatError::Tag { tag }.into()),
     }))
 }

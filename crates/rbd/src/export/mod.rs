@@ -19,6 +19,8 @@ use std::io;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use rados::Release;
+
 use crate::diff::{DiffExtent, DiffOptions};
 use crate::{
     Image, ImageRef, ObjectStore, OpenOptions, OperationError, Progress, ReadData, Segment,
@@ -111,12 +113,16 @@ impl<S: ObjectStore> Image<S> {
         let diffs = snapshots.len() as u64 + 1;
         write(output, Segment::Data(format::image_header(&properties, diffs).into())).await?;
 
+        let version = match self.0.store.release() < Release::REEF {
+            true => Version::TwoBeforeReef,
+            false => Version::Two,
+        };
         let mut options = DiffOptions::default();
         let ends = snapshots.into_iter().map(Some).chain([None]);
         for (done, end) in (0..).zip(ends) {
             progress.update(done, diffs);
             let image = self.at(end.clone()).await?;
-            let written = image.write_diff(&options, Version::Two, output, &()).await;
+            let written = image.write_diff(&options, version, output, &()).await;
             image.close().await;
             written?;
             options.from_snapshot = end;
@@ -157,7 +163,7 @@ impl<S: ObjectStore> Image<S> {
             options.from_snapshot.clone().map(Record::FromSnapshot).into_iter().collect();
         if let Some(end) = self.0.header().snapshot(self.0.snap) {
             records.push(Record::ToSnapshot(end.name.clone()));
-            records.extend((version == Version::Two).then_some(Record::Protected(end.protected)));
+            records.extend((version != Version::One).then_some(Record::Protected(end.protected)));
         }
         records.push(Record::Size(size));
         write(output, Segment::Data(format::diff_header(&records, version).into())).await?;

@@ -154,3 +154,22 @@ fn a_diff_that_ends_early_makes_no_snapshot() {
         assert!(copy.snapshots().is_empty());
     });
 }
+
+#[test]
+fn the_protection_of_a_snapshot_is_as_long_as_the_rbd_of_the_clusters_release_says() {
+    runtime(async {
+        let store = MemStore::new();
+        let image = image(&store, "protected", OBJECT).await;
+        image.create_snapshot("s", SnapshotFlags::default(), &()).await.unwrap();
+        let record = |len: u64| [b"p".as_slice(), &len.to_le_bytes(), &[0]].concat();
+        let has = |stream: &[u8], record: &[u8]| stream.windows(record.len()).any(|part| part == record);
+        for (release, len, other) in
+            [(Release::PACIFIC, 8, 1), (Release::QUINCY, 8, 1), (Release::REEF, 1, 8)]
+        {
+            store.set_release(release);
+            let stream = exported_all(&image).await;
+            assert!(has(&stream, &record(len)) && !has(&stream, &record(other)), "{release:?}");
+        }
+        image.close().await;
+    });
+}

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use ceph_codec::{EntityAddr, Epoch, GlobalId, PoolId, SnapId, Utime};
-use rados::{Errno, NotifyReply, OpError, OpOutcome, OpReply, Operation, Watch, WatchEvent};
+use rados::{Errno, NotifyReply, OpError, OpOutcome, OpReply, Operation, Release, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot};
 
 use super::object::{self, Object};
@@ -36,6 +36,7 @@ pub(super) struct Cluster {
     last_notify: u64,
     blocklist: BTreeSet<EntityAddr>,
     pub(super) now: Utime,
+    pub(super) release: Release,
     random: u32,
 }
 
@@ -52,6 +53,7 @@ impl Default for Cluster {
             last_notify: 0,
             blocklist: BTreeSet::new(),
             now: Utime { sec: 1_795_397_631, nsec: 0 },
+            release: Release::PACIFIC,
             random: 0,
         }
     }

@@ -39,7 +39,7 @@ use ceph_codec::{
     AddrType, Encode, EntityAddr, EntityName, EntityType, GlobalId, PoolId, SnapId, Utime, versioned,
 };
 use parking_lot::Mutex;
-use rados::{NotifyReply, OpError, OpReply, Operation, SnapContext, Watch};
+use rados::{NotifyReply, OpError, OpReply, Operation, Release, SnapContext, Watch};
 use tokio::sync::oneshot;
 
 use crate::ObjectStore;
@@ -130,6 +130,11 @@ impl MemStore {
     /// Sets the date, which stands still otherwise.
     pub fn set_now(&self, now: Utime) {
         self.cluster.lock().now = now;
+    }
+
+    /// Makes it a cluster of another release than 16.
+    pub fn set_release(&self, release: Release) {
+        self.cluster.lock().release = release;
     }
 
     /// The objects of this pool and namespace that exist, by name.
@@ -418,6 +423,10 @@ impl ObjectStore for MemStore {
 
     fn requires_mimic(&self) -> bool {
         true
+    }
+
+    fn release(&self) -> Release {
+        self.cluster.lock().release
     }
 
     fn now(&self) -> Utime {
