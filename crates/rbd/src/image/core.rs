@@ -58,6 +58,9 @@ pub(crate) struct Core<S: ObjectStore> {
     pauses: Pauses,
     /// Held by whoever changes the size.
     pub(crate) resizing: tokio::sync::Mutex<()>,
+    /// Held by whoever takes or removes a snapshot, rolls back to one, changes features or parts the image from its
+    /// parent: each depends on which snapshots and object maps there are. To be had before `resizing` and a pause.
+    pub(crate) snapshotting: tokio::sync::Mutex<()>,
     /// The end of the image while it is being made smaller.
     end: AtomicU64,
     /// What other clients have asked this one to do as the lock's owner.
@@ -132,6 +135,7 @@ impl<S: ObjectStore> Core<S> {
             tenures: AtomicU64::new(0),
             pauses: Pauses::default(),
             resizing: tokio::sync::Mutex::default(),
+            snapshotting: tokio::sync::Mutex::default(),
             end: AtomicU64::new(u64::MAX),
             served: Mutex::default(),
             asked: Mutex::default(),
@@ -351,16 +355,24 @@ impl<S: ObjectStore> Core<S> {
 
     /// Gets the lock, if there is one, and current metadata.
     async fn acquire(&self) -> Result<Option<Mutation>, ImageError> {
-        self.ensure_fresh().await?;
-        let Some(lock) = self.lock.get().filter(|_| self.has(Features::EXCLUSIVE_LOCK)) else {
-            return Ok(None);
-        };
-        if let Some(mutation) = lock.try_begin() {
-            return Ok(Some(mutation));
+        loop {
+            self.ensure_fresh().await?;
+            let Some(lock) = self.lock.get().filter(|_| self.has(Features::EXCLUSIVE_LOCK)) else {
+                return Ok(None);
+            };
+            if let Some(mutation) = lock.try_begin() {
+                return Ok(Some(mutation));
+            }
+            match lock.begin().await {
+                Ok(mutation) => {
+                    self.ensure_fresh().await?;
+                    return Ok(Some(mutation));
+                }
+                // Not because the image is closed, but for a change of its features.
+                Err(LockError::GivenUp) if self.maintenance.begin().is_some() => {}
+                Err(error) => return Err(ImageError::Lock(error)),
+            }
         }
-        let mutation = lock.begin().await.map_err(ImageError::Lock)?;
-        self.ensure_fresh().await?;
-        Ok(Some(mutation))
     }
 
     pub(crate) fn has(&self, feature: Features) -> bool {
@@ -541,6 +553,9 @@ impl<S: ObjectStore> WatchHandler for Core<S> {
 
     fn request_completed(&self, id: AsyncRequestId, result: i32) {
         self.asked.lock().completed(id, result);
+        if let Some(lock) = self.lock.get() {
+            lock.peer_worked(result != operations::RESTART);
+        }
     }
 
     fn watch_registered(&self, cookie: u64) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use rados::{Errno, OpError};
+use tracing::warn;
 
 use super::core::Core;
 use super::data::{ReadData, Segment};
@@ -38,6 +39,8 @@ const UNITS_AT_ONCE: usize = 16;
 /// How often to look whether a parent that is gone is needed any more, and in which intervals: 30 seconds.
 const PATIENCE: u32 = 300;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// After which round the log says so: 5 seconds.
+const MENTION_ROUND: u32 = 50;
 
 /// The snapshot that what is open is a clone of.
 pub(crate) struct Parent<S: ObjectStore> {
@@ -120,6 +123,13 @@ impl<S: ObjectStore> Core<S> {
             }
             if !gone {
                 break;
+            }
+            if round == MENTION_ROUND {
+                warn!(
+                    image = self.display_name(),
+                    parent = origin.parent.display_name(),
+                    "the parent is gone, but the image is still its clone; waiting until that is known to be so for good"
+                );
             }
             // librbd removes the parent's snapshot some time before a flattened clone is said to be one no more.
             tokio::time::sleep(LOOK_AGAIN).await;

@@ -31,6 +31,7 @@ use rados::{Errno, OpError};
 use super::LockError;
 use super::cls::LockOwner;
 use super::holder::Holder;
+use super::work::{Patience, Work};
 
 /// After the owner has agreed to give the lock up: ask again after this. Ceph: `client_notify_timeout`.
 const AGREED_RETRY: Duration = Duration::from_secs(10);
@@ -46,10 +47,6 @@ const HANDOVER: Duration = Duration::from_millis(500);
 /// How long it may then keep it. Clients begin at once what has waited for the lock, and finish it before they hand
 /// the lock over; so this is only to have less hand-overs than writes.
 const KEEP: Duration = Duration::from_millis(10);
-/// How long a client may keep it that changes the image and begins anew whenever it is interrupted, as librbd
-/// does when it rebuilds an object map. Each time it gets twice as long as before, up to the maximum.
-const WORK: Duration = Duration::from_millis(500);
-const MAX_WORK: Duration = Duration::from_secs(20);
 /// How often waiting for somebody else's lock is worth a line in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -68,8 +65,16 @@ pub(super) enum Event {
     PeerAcquired,
     /// Another client has released the lock.
     PeerReleased,
-    /// Another client is about to change the image.
+    /// Maintenance was asked of another client, or is about to be done by one.
     PeerWorks,
+    /// Another client has ended maintenance, or has stopped before it was done.
+    PeerWorked {
+        done: bool,
+    },
+    /// This client begins maintenance.
+    WorkBegun,
+    /// This client is done with it, one way or another.
+    WorkEnded,
     /// Another client wants the lock.
     PeerWants,
     /// The cluster has blocklisted this client.
@@ -175,9 +180,12 @@ pub(super) struct Machine {
     peer_wants: bool,
     /// Until when the client that asked for the lock may have it.
     yields_until: Option<Instant>,
-    /// Whether that client changes the image, and how long it may then keep the lock.
+    /// Whether another client maintains the image, and how long it may then keep the lock.
     peer_works: bool,
-    patience: Duration,
+    /// Whether it got the lock for that.
+    peer_may_work: bool,
+    patience: Patience,
+    work: Work,
     /// The cookie could not be changed, so the lock may not be ours any more.
     doubtful: bool,
     /// Why to fail those who wait, once the lock is undone.
@@ -203,7 +211,9 @@ impl Machine {
             peer_wants: false,
             yields_until: None,
             peer_works: false,
-            patience: WORK,
+            peer_may_work: false,
+            patience: Patience::default(),
+            work: Work::default(),
             doubtful: false,
             failure: None,
             round: 0,
@@ -274,7 +284,8 @@ impl Machine {
             }
             Event::PeerAcquired => match self.state {
                 State::Unlocked | State::Yielding if self.yields_until.is_some() => {
-                    let keep = if self.peer_works { self.patience } else { KEEP };
+                    self.peer_may_work = self.peer_works;
+                    let keep = if self.peer_works { self.patience.time() } else { KEEP };
                     self.yields_until = Some(now + keep);
                     if self.state == State::Yielding {
                         self.start_when_due(now);
@@ -286,31 +297,56 @@ impl Machine {
             Event::PeerReleased => {
                 if self.yields_until.take().is_some() {
                     // Of its own accord, so it is done.
-                    self.patience = WORK;
-                    self.peer_works = false;
+                    self.peer_is_idle();
                 }
                 match self.state {
                     State::Yielding | State::Requesting { .. } | State::Waiting { .. } => self.start(),
                     _ => {}
                 }
             }
-            Event::PeerWorks => self.peer_works = true,
+            Event::PeerWorks => {
+                self.peer_works = true;
+                // Not again and again, while it is waited for.
+                if self.state == State::Unlocked {
+                    self.yields_until = Some(now + self.patience.time());
+                }
+            }
+            Event::PeerWorked { done } => {
+                if done {
+                    self.peer_is_idle();
+                }
+                self.peer_works = false;
+                if matches!(self.state, State::Unlocked | State::Yielding) && self.yields_until.is_some() {
+                    self.yields_until = Some(now + KEEP);
+                    if self.state == State::Yielding {
+                        self.start_when_due(now);
+                    }
+                }
+            }
+            Event::WorkBegun => self.work.begin(),
+            Event::WorkEnded => {
+                let is_held = self.state == State::Held;
+                if self.work.end(is_held) && is_held && self.peer_wants {
+                    self.release();
+                }
+            }
             Event::PeerWants => {
                 if self.is_owner() {
                     self.peer_wants = true;
                 }
                 if self.state == State::Held {
-                    self.release();
+                    self.hand_over(now);
                 }
             }
             Event::Timer => match self.state {
                 State::Waiting { until } if now >= until => self.start(),
                 State::Yielding if self.yields_until.is_none_or(|until| now >= until) => {
-                    if mem::take(&mut self.peer_works) {
-                        self.patience = (self.patience * 2).min(MAX_WORK);
+                    if mem::take(&mut self.peer_works) && self.peer_may_work {
+                        self.patience.grow();
                     }
                     self.start();
                 }
+                State::Held if self.peer_wants => self.hand_over(now),
                 _ => {}
             },
             Event::Rebound(result) => self.rebound(result),
@@ -340,7 +376,7 @@ impl Machine {
                 Err(error) if error.is(Errno::ENOENT) => self.start(),
                 Err(error) => self.fail_store("break the exclusive lock of a dead client", error),
             },
-            (State::Preparing, Event::Prepared(result)) => self.prepared(result),
+            (State::Preparing, Event::Prepared(result)) => self.prepared(now, result),
             (State::Draining, Event::Drained) => self.enter(State::Closing, Action::Close),
             (State::Closing, Event::Closed) => self.unlock(),
             (State::Unlocking, Event::Unlocked(result)) => self.unlocked(now, result),
@@ -471,15 +507,17 @@ impl Machine {
         self.owner = Some(owner);
     }
 
-    fn prepared(&mut self, result: Result<(), LockError>) {
+    fn prepared(&mut self, now: Instant, result: Result<(), LockError>) {
         match result {
             Ok(()) if self.doubtful => self.enter(State::Closing, Action::Close),
             Ok(()) => {
                 self.state = State::Held;
                 self.actions.push(Action::AnnounceAcquired);
                 self.admit();
-                if self.peer_wants || self.giving_up {
+                if self.giving_up {
                     self.release();
+                } else if self.peer_wants {
+                    self.hand_over(now);
                 }
             }
             Err(LockError::Blocklisted) => self.lose(),
@@ -490,13 +528,28 @@ impl Machine {
         }
     }
 
+    fn peer_is_idle(&mut self) {
+        self.peer_works = false;
+        self.peer_may_work = false;
+        self.patience = Patience::default();
+    }
+
     fn admit(&mut self) {
         self.wanted = false;
         self.actions.push(Action::OpenGate);
     }
 
+    /// Gives the lock to whoever wants it, once this client's maintenance has had its time.
+    fn hand_over(&mut self, now: Instant) {
+        match self.work.defer(now) {
+            Some(until) => self.actions.push(Action::Wake(until)),
+            None => self.release(),
+        }
+    }
+
     /// Gives the lock up, in order.
     fn release(&mut self) {
+        self.work.interrupt();
         self.actions.push(Action::ShutGate);
         self.enter(State::Draining, Action::Drain);
     }

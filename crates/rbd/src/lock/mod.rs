@@ -18,6 +18,7 @@ mod machine;
 mod predecessors;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::error::Error;
 use std::fmt;
@@ -157,6 +158,16 @@ impl<S> Clone for ExclusiveLock<S> {
 impl<S> fmt::Debug for ExclusiveLock<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExclusiveLock").field("core", &self.shared.core).finish_non_exhaustive()
+    }
+}
+
+/// Maintenance of the image is under way.
+#[derive(Debug)]
+pub(crate) struct Working(Arc<Shared>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.feed(|_| Event::WorkEnded);
     }
 }
 
@@ -304,6 +315,23 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         Some(0)
     }
 
+    /// This client maintains the image as long as the result lives: once it has the lock, those who ask for it wait a
+    /// while, in [`work`] it is told how long.
+    pub(crate) fn work(&self) -> Working {
+        self.shared.feed(|_| Event::WorkBegun);
+        Working(self.shared.clone())
+    }
+
+    /// Tells that another client has asked the owner for maintenance.
+    pub(crate) fn peer_works(&self) {
+        self.shared.feed(|_| Event::PeerWorks);
+    }
+
+    /// Tells that another client has ended such maintenance, or has stopped before it was done.
+    pub(crate) fn peer_worked(&self, done: bool) {
+        self.shared.feed(|_| Event::PeerWorked { done });
+    }
+
     /// Some client asks the owner for a change of the image that is not carried out here. Returns what to answer, if
     /// this client is the owner.
     ///
@@ -316,7 +344,7 @@ impl<S: ObjectStore> ExclusiveLock<S> {
         if !self.is_held() {
             return None;
         }
-        self.shared.feed(|_| Event::PeerWorks);
+        self.peer_works();
         info!(%op, "another client wants to change the image, and will ask for the exclusive lock");
         Some(-Errno::EOPNOTSUPP.0)
     }

@@ -12,13 +12,16 @@
 //! Ceph: `ImageWatcher::notify_async_request` in `src/librbd/ImageWatcher.cc`.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use rados::{Errno, NotifyReply, OpError};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::maintain::NOTIFY_TIMEOUT;
+use super::wait::{MENTION_AFTER, Wait};
 use super::{OperationError, Progress};
 use crate::image::core::Core;
 use crate::watcher::{AsyncRequestId, ClientId, Maintenance, NotifyMessage, decode_answer};
@@ -28,7 +31,7 @@ use crate::{LockOwner, ObjectStore};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `-ERESTART`, which says that the lock has moved.
-pub(super) const RESTART: i32 = -85;
+pub(crate) const RESTART: i32 = -85;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +107,14 @@ pub(super) async fn ask<S: ObjectStore>(
     id: AsyncRequestId,
     request: &Maintenance,
     progress: &dyn Progress,
+    wait: &mut Wait,
 ) -> Result<Answer, OperationError> {
     let (mut result, mut news) = core.asked.lock().begin(id, owner.client_id());
     let message = NotifyMessage::Maintenance { id: Some(id), request: request.clone() };
     let accepted = core.store.notify(&core.header_object, message.encode(), NOTIFY_TIMEOUT);
     tokio::pin!(accepted);
     let mut waits_for_answer = true;
+    let mut patience = pin!(tokio::time::sleep(PATIENCE));
     let answer = loop {
         tokio::select! {
             // The completion may come before the answer.
@@ -129,8 +134,11 @@ pub(super) async fn ask<S: ObjectStore>(
             Ok(()) = news.changed() => {
                 let (done, total) = *news.borrow_and_update();
                 progress.update(done, total);
+                wait.progressed();
+                patience.as_mut().reset(Instant::now() + PATIENCE);
             }
-            () = tokio::time::sleep(PATIENCE) => break Answer::AskAgain,
+            () = tokio::time::sleep(MENTION_AFTER) => wait.mention(core, request, owner),
+            () = &mut patience => break Answer::AskAgain,
         }
     };
     core.asked.lock().0.remove(&id);

@@ -137,6 +137,7 @@ pub(super) async fn run<S: ObjectStore>(
     }
     let core = turn.core;
     let right = turn.begin().await?;
+    let one_at_a_time = core.snapshotting.lock().await;
     let paused = core.pause(&right).await;
     let changed = if enable {
         turn_on(turn, &right, features).await
@@ -146,7 +147,7 @@ pub(super) async fn run<S: ObjectStore>(
     core.ensure_fresh().await?;
     // As the features are now, whatever became of it.
     let reopened = core.reopen_map(&right, &paused).await;
-    drop((paused, right));
+    drop((paused, one_at_a_time, right));
     if let (Err(_), Some(lock)) = (&reopened, core.lock.get()) {
         // Nothing can be written before the map is there, and it is looked for with the next lock.
         let _ = lock.release().await;
@@ -154,11 +155,15 @@ pub(super) async fn run<S: ObjectStore>(
     changed?;
     reopened.map_err(MaintenanceError::ObjectMap)?;
     info!(image = core.display_name(), %features, enable, "changed the image's features");
+    Ok(())
+}
+
+/// Gives the lock of an image up that has none any more: nobody will ever ask for it.
+pub(super) async fn give_up_lock_without_feature<S: ObjectStore>(core: &Core<S>) {
     if let Some(lock) = core.lock.get().filter(|_| !core.has(Features::EXCLUSIVE_LOCK)) {
-        // Nobody will ever ask for it. That it is lost already does not matter.
+        // That it is lost already does not matter.
         let _ = lock.release().await;
     }
-    Ok(())
 }
 
 async fn turn_on<S: ObjectStore>(

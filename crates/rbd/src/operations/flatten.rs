@@ -31,8 +31,14 @@ pub(super) async fn run<S: ObjectStore>(
     }
     loop {
         let tenure = core.tenure();
-        copy_all(turn, progress).await?;
+        if !copy_all(turn, progress).await? {
+            // The image is being made smaller. If that fails the rest is needed after all.
+            drop(core.resizing.lock().await);
+            continue;
+        }
         let right = turn.begin().await?;
+        let one_at_a_time = core.snapshotting.lock().await;
+        core.ensure_fresh().await?;
         if !is_clone(core) {
             return Ok(()); // another one was faster
         }
@@ -53,7 +59,7 @@ pub(super) async fn run<S: ObjectStore>(
         if leaves {
             // Not before everybody knows that nothing of it is needed any more. It may take long.
             core.announce_update().await;
-            drop(right);
+            drop((one_at_a_time, right));
             children::clean_up_parent(&core.store, &header).await;
         }
         info!(image = core.display_name(), "flattened");
@@ -67,13 +73,23 @@ fn is_clone<S: ObjectStore>(core: &Core<S>) -> bool {
     header.parent.is_some() && header.parent_overlap.is_some()
 }
 
-async fn copy_all<S: ObjectStore>(turn: &Turn<'_, S>, progress: &dyn Progress) -> Result<(), OperationError> {
+/// Returns whether nothing was left out.
+async fn copy_all<S: ObjectStore>(
+    turn: &Turn<'_, S>,
+    progress: &dyn Progress,
+) -> Result<bool, OperationError> {
     let core = turn.core;
-    let objects = core.parent().map_or(0, |parent| core.layout.object_count(parent.overlap));
-    let (stopped, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let bytes = core.parent().map_or(0, |parent| parent.overlap.min(core.header().size));
+    let objects = core.layout.object_count(bytes);
+    let (stopped, done, complete) = (AtomicBool::new(false), AtomicU64::new(0), AtomicBool::new(true));
     let copy = async |object| {
         let right = turn.begin().await?;
         let _change = core.begin_change(&right).await?;
+        // What is past the end of an image that is being made smaller must not be made anew after it was removed.
+        if object >= core.layout.object_count(core.size().unwrap_or(0)) {
+            complete.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
         core.copy_up_object(object).await?;
         progress.update(done.fetch_add(1, Ordering::Relaxed) + 1, objects);
         Ok::<_, OperationError>(())
@@ -88,5 +104,5 @@ async fn copy_all<S: ObjectStore>(turn: &Turn<'_, S>, progress: &dyn Progress) -
         stopped.fetch_or(copied.is_err(), Ordering::Relaxed);
         result = result.and(copied);
     }
-    result
+    result.map(|()| complete.load(Ordering::Relaxed))
 }

@@ -10,12 +10,14 @@ use rados::{Errno, OpError, Operation};
 use tracing::{debug, warn};
 
 use super::ask::{Answer, ask};
+use super::features::give_up_lock_without_feature;
+use super::wait::Wait;
 use super::{
     MaintenanceError, OperationError, Progress, check_op_features, features, flatten, metadata, object_map,
     rename, resize, snapshot_create, snapshot_protect, snapshot_remove, snapshot_rename,
 };
 use crate::image::core::{Core, Right};
-use crate::lock::Holder;
+use crate::lock::{ExclusiveLock, Holder};
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
 use crate::{Features, ImageError, ObjectStore, SnapshotNamespace, directory};
 
@@ -125,8 +127,11 @@ pub(crate) async fn maintain<S: ObjectStore>(
     if core.read_only {
         return Err(ImageError::ReadOnly.into());
     }
+    // All the time: what has to begin anew when the lock moves gets longer each time.
+    let _working = core.lock.get().map(ExclusiveLock::work);
     let mut id = None;
     let mut take_the_lock = false;
+    let mut wait = Wait::new();
     core.ensure_fresh().await?;
     let was_so = is_so(core, request).await?;
     let mut tried = false;
@@ -135,7 +140,9 @@ pub(crate) async fn maintain<S: ObjectStore>(
         check_op_features(core.display_name(), &core.header())?;
         let lock = core.lock.get().filter(|_| core.has(Features::EXCLUSIVE_LOCK));
         let Some(lock) = lock.filter(|_| needs_lock(request, core.header().features)) else {
-            return execute(&Turn { core, terms: Terms::Lockless }, request, progress).await;
+            execute(&Turn { core, terms: Terms::Lockless }, request, progress).await?;
+            core.announce_update().await;
+            return Ok(());
         };
         let owner = if lock.is_held() || take_the_lock {
             None
@@ -153,10 +160,14 @@ pub(crate) async fn maintain<S: ObjectStore>(
                     tokio::time::sleep(RETRY_DELAY).await;
                     continue;
                 }
-                Err(error) if tried && !was_so && is_done_already(request, error.errno()) => return Ok(()),
-                result => return result,
+                Err(error) if tried && !was_so && is_done_already(request, error.errno()) => {}
+                result => result?,
             }
+            core.announce_update().await;
+            give_up_lock_without_feature(core).await;
+            return Ok(());
         };
+        wait.mention(core, request, &owner);
         // The same request as before, if it was asked for before.
         id = id.or_else(|| next_request(core));
         let Some(asked) = id else {
@@ -164,7 +175,7 @@ pub(crate) async fn maintain<S: ObjectStore>(
             continue;
         };
         debug!(image = core.display_name(), %owner, op = %request.op(), id = %asked, "asking the owner of the lock");
-        match ask(core, &owner, asked, request, progress).await? {
+        match ask(core, &owner, asked, request, progress, &mut wait).await? {
             Answer::Done(result)
                 if result == 0
                     || tried && !was_so && is_done_already(request, Errno(result.saturating_neg())) =>
@@ -271,7 +282,7 @@ fn is_known(request: &Maintenance) -> bool {
     }
 }
 
-/// Changes the image, and tells all clients.
+/// Changes the image. Other clients have to be told.
 pub(super) async fn execute<S: ObjectStore>(
     turn: &Turn<'_, S>,
     request: &Maintenance,
@@ -298,7 +309,7 @@ pub(super) async fn execute<S: ObjectStore>(
         Maintenance::UnprotectSnapshot { namespace, name } => {
             snapshot_protect::unprotect(turn, namespace, name).await?;
         }
-        Maintenance::Rename { name } => return rename::run(turn, name).await,
+        Maintenance::Rename { name } => rename::run(turn, name).await?,
         Maintenance::RebuildObjectMap => object_map::rebuild(turn, progress).await?,
         Maintenance::UpdateFeatures { features: which, enable } => {
             features::run(turn, *which, *enable).await?
@@ -306,7 +317,6 @@ pub(super) async fn execute<S: ObjectStore>(
         Maintenance::UpdateMetadata { key, value } => metadata::run(turn, key, value.as_deref()).await?,
         Maintenance::Migrate | Maintenance::Sparsify { .. } => unreachable!("refused before"),
     }
-    turn.core.announce_update().await;
     Ok(())
 }
 

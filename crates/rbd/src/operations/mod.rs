@@ -37,10 +37,11 @@ mod snapshot_rename;
 mod tests;
 #[cfg(test)]
 mod tests_object_map;
+mod wait;
 
 use crate::OpFeatures;
 use crate::header::Header;
-pub(crate) use ask::Asked;
+pub(crate) use ask::{Asked, RESTART};
 pub use error::OperationError;
 pub use features::FeatureError;
 pub(crate) use maintain::{Turn, maintain};

@@ -19,6 +19,7 @@ use crate::cls::object_map::{object_map_save, set_flags};
 use crate::header::Header;
 use crate::image::core::{Core, Right};
 use crate::image::pause::Paused;
+use crate::lock::ExclusiveLock;
 use crate::object_map::{self, Mismatch, ObjectMap, ObjectState, States, Touched, mismatches, object_name};
 use crate::{Features, Flags, ImageError, ObjectMapError, ObjectStore, names};
 
@@ -53,6 +54,7 @@ pub(crate) async fn check<S: ObjectStore>(
     core: &Core<S>,
     progress: &dyn Progress,
 ) -> Result<u64, OperationError> {
+    let _working = core.lock.get().map(ExclusiveLock::work);
     loop {
         match check_in_tenure(&Turn::new(core), progress).await {
             Err(OperationError::Maintenance(MaintenanceError::LockMoved)) => {}
@@ -89,20 +91,24 @@ pub(crate) async fn rebuild_snapshot<S: ObjectStore>(
         core.ensure_fresh().await?;
         let header = core.header();
         check_feature(core, &header)?;
-        let before = load(core, &object).await.ok();
+        let size = header.size_at(snap).ok_or(ImageError::SnapshotGone)?;
+        let objects = core.layout.object_count(size);
+        let before = match load(core, &object).await {
+            Ok(states) if states.len() == objects => states,
+            _ => make_anew(turn, snap, objects).await?,
+        };
         let mut found = find_states(core, &header, snap, progress).await?;
         // Whoever copies objects up meanwhile has the lock, and marks them first.
         let right = turn.begin().await?;
         if core.header().snapc != header.snapc {
             continue;
         }
-        if let Ok(now) = load(core, &object).await {
-            for object in 0..found.len() {
-                let state = now.get(object).unwrap_or(ObjectState::Nonexistent);
-                let changed = before.as_ref().is_some_and(|before| before.get(object) != Some(state));
-                if changed && state != ObjectState::Nonexistent {
-                    found.change(object..object + 1, state, None);
-                }
+        let now = load(core, &object).await;
+        let now = now.map_err(|source| core.operation_failed("load the object map", source))?;
+        for object in 0..found.len() {
+            let state = now.get(object).unwrap_or(ObjectState::Nonexistent);
+            if before.get(object) != Some(state) && state != ObjectState::Nonexistent {
+                found.change(object..object + 1, state, None);
             }
         }
         let save = object_map_save(Operation::new(), &found);
@@ -116,6 +122,32 @@ pub(crate) async fn rebuild_snapshot<S: ObjectStore>(
         info!(image = core.display_name(), %snap, "rebuilt the object map of a snapshot");
         return Ok(());
     }
+}
+
+/// Makes the map of a snapshot that has none, or a broken one: copy-ups of the time until it is right need one to note
+/// themselves in.
+///
+/// Ceph: `RebuildObjectMapRequest::send_resize_object_map`.
+async fn make_anew<S: ObjectStore>(
+    turn: &Turn<'_, S>,
+    snap: SnapId,
+    objects: u64,
+) -> Result<States, OperationError> {
+    let core = turn.core;
+    if objects > object_map::MAX_OBJECTS {
+        return Err(MaintenanceError::ObjectMap(ObjectMapError::TooLarge { objects }).into());
+    }
+    let right = turn.begin().await?;
+    turn.change_header(&right, "mark the object map as invalid", |operation| {
+        set_flags(operation, INVALID, INVALID, snap)
+    })
+    .await?;
+    let empty = States::new(objects, ObjectState::Nonexistent);
+    let save = object_map_save(Operation::new(), &empty);
+    let saved = core.store.write(&object_name(&core.id, snap), save, &SnapContext::default()).await;
+    saved.map_err(|source| core.operation_failed("make the object map", source))?;
+    core.ensure_fresh().await?;
+    Ok(empty)
 }
 
 /// Compares the map of a snapshot with its objects, like [`check`].
@@ -136,13 +168,20 @@ pub(crate) async fn check_snapshot<S: ObjectStore>(
         if core.header().snapc != header.snapc {
             continue;
         }
-        let wrong: Vec<Mismatch> = match states {
+        let mut wrong: Vec<Mismatch> = match states {
             Ok(states) => mismatches(&states, &found).collect(),
             Err(error) => {
                 error!(image = core.display_name(), %snap, %error, "cannot load the object map");
                 mismatches(&States::new(0, ObjectState::Nonexistent), &found).collect()
             }
         };
+        if !wrong.is_empty() {
+            // What was copied up after the map was loaded is no mistake.
+            let _right = turn.begin().await?;
+            let now = load(core, &object).await;
+            let is_now = |object| now.as_ref().map(|now| now.get(object).unwrap_or(ObjectState::Nonexistent));
+            wrong.retain(|mismatch| is_now(mismatch.object).is_ok_and(|now| now == mismatch.state));
+        }
         tell(core, &wrong);
         let valid = header.flags_at(snap).is_some_and(|flags| !flags.contains(Flags::OBJECT_MAP_INVALID));
         if !wrong.is_empty() && valid {

@@ -9,8 +9,6 @@
 //!
 //! Ceph: `src/librbd/operation/ResizeRequest.cc`, `TrimRequest.cc`.
 
-use std::time::{Duration, Instant};
-
 use tracing::info;
 
 use super::{MaintenanceError, OperationError, Progress, Turn};
@@ -19,12 +17,9 @@ use crate::image::core::{Core, Right};
 use crate::object_map::MAX_OBJECTS;
 use crate::{Features, ObjectMapError, ObjectStore};
 
-/// Objects that are removed before it is seen whether the exclusive lock has been kept for long.
+/// Objects that are removed before it is seen whether the exclusive lock is to be given up. What was removed before is
+/// passed over in no time when all begins anew.
 const OBJECTS_PER_STEP: u64 = 1024;
-
-/// How long the exclusive lock is kept. What was removed before the lock moved is passed over in no time when all begins
-/// anew, so whoever fights for the lock does not keep the image from being made smaller.
-const KEEP: Duration = Duration::from_secs(1);
 
 pub(super) async fn run<S: ObjectStore>(
     turn: &Turn<'_, S>,
@@ -51,8 +46,9 @@ pub(super) async fn run<S: ObjectStore>(
             return Err(MaintenanceError::ShrinkNotAllowed { image, size: old, new_size: size }.into());
         }
         let _hidden = core.hide_past(size);
-        drop(paused);
-        let right = trim(turn, right, old, size, progress).await?;
+        drop((paused, right));
+        trim(turn, old, size, progress).await?;
+        let right = turn.begin().await?;
         let _paused = core.pause(&right).await;
         // Whoever had the lock meanwhile may have written past the new end, or chosen another one.
         if core.tenure() == tenure && core.header().size == old {
@@ -93,15 +89,13 @@ async fn set<S: ObjectStore>(turn: &Turn<'_, S>, right: &Right, size: u64) -> Re
     Ok(())
 }
 
-/// Removes all that is past the new end of an image. Returns the right that it ended with.
+/// Removes all that is past the new end of an image.
 async fn trim<S: ObjectStore>(
     turn: &Turn<'_, S>,
-    mut right: Right,
     old: u64,
     new: u64,
     progress: &dyn Progress,
-) -> Result<Right, OperationError> {
-    let mut since = Instant::now();
+) -> Result<(), OperationError> {
     let core = turn.core;
     let layout = core.layout;
     // The objects of a stripe period that is cut have something of the image, or may have.
@@ -110,11 +104,7 @@ async fn trim<S: ObjectStore>(
     let (first, end) = (periods * layout.stripe_count(), layout.object_count(old));
     let mut start = first;
     while start < end {
-        if since.elapsed() > KEEP {
-            drop(right);
-            right = turn.begin().await?;
-            since = Instant::now();
-        }
+        let right = turn.begin().await?;
         let _change = core.begin_change(&right).await?;
         let objects = start..end.min(start + OBJECTS_PER_STEP);
         start = objects.end;
@@ -123,8 +113,9 @@ async fn trim<S: ObjectStore>(
     }
     let boundary = periods.saturating_mul(period).min(old);
     if boundary > new {
+        let right = turn.begin().await?;
         let _change = core.begin_change(&right).await?;
         core.clear_past(new, boundary - new).await?;
     }
-    Ok(right)
+    Ok(())
 }

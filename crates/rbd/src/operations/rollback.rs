@@ -6,12 +6,14 @@
 //! Ceph: `src/librbd/operation/SnapshotRollbackRequest.cc`. Unlike librbd, which takes the object map of the snapshot
 //! over as it is, an object that is written by it is marked as written.
 
-use futures::{StreamExt, TryStreamExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::StreamExt;
 use tracing::info;
 
 use super::{MaintenanceError, OperationError, Progress, Turn, check_op_features, resize};
 use crate::image::core::Core;
-use crate::lock::Holder;
+use crate::lock::{ExclusiveLock, Holder};
 use crate::object_map::{ObjectState, States};
 use crate::{Features, ImageError, ObjectStore, Snapshot, SnapshotNamespace};
 
@@ -20,10 +22,14 @@ pub(crate) async fn run<S: ObjectStore>(
     name: &str,
     progress: &dyn Progress,
 ) -> Result<(), OperationError> {
+    let _working = core.lock.get().map(ExclusiveLock::work);
     loop {
         core.ensure_fresh().await?;
         let snapshot = check(core, name).await?;
         let turn = Turn::of_this_tenure(core).await?;
+        let _one_at_a_time = core.snapshotting.lock().await;
+        core.ensure_fresh().await?;
+        let snapshot = find(core, &snapshot.name)?;
         match roll_back(&turn, &snapshot, progress).await {
             // Whoever has the lock now may be told to stop.
             Err(OperationError::Maintenance(MaintenanceError::LockMoved)) => {}
@@ -77,7 +83,9 @@ async fn roll_back<S: ObjectStore>(
         let is_missing = |map: &States| map.get(object) == Some(ObjectState::Nonexistent);
         core.is_known_to_be_missing(object) && before.as_ref().is_some_and(is_missing)
     };
+    let failed = AtomicBool::new(false);
     let to_do = (0..objects).filter(|object| !known_missing(*object));
+    let to_do = to_do.take_while(|_| !failed.load(Ordering::Relaxed));
     let mut work = futures::stream::iter(to_do.map(|object| {
         let existed = before
             .as_ref()
@@ -85,10 +93,19 @@ async fn roll_back<S: ObjectStore>(
         async move { core.roll_back_object(object, snapshot.id, existed).await.map(|()| object) }
     }))
     .buffer_unordered(core.management_ops());
-    let mut done = 0;
-    while let Some(object) = work.try_next().await? {
-        done = done.max(object + 1);
-        progress.update(done, objects);
+    let (mut done, mut result) = (0, Ok(()));
+    // What is under way is finished in any case: it must not be when the lock is given up.
+    while let Some(rolled_back) = work.next().await {
+        match rolled_back {
+            Ok(object) => {
+                done = done.max(object + 1);
+                progress.update(done, objects);
+            }
+            Err(error) => {
+                failed.store(true, Ordering::Relaxed);
+                result = result.and(Err(error.into()));
+            }
+        }
     }
-    Ok(())
+    result
 }

@@ -15,8 +15,10 @@ use tracing::{info, warn};
 
 use super::OperationError;
 use super::ask::RESTART;
+use super::features::give_up_lock_without_feature;
 use super::maintain::{NOTIFY_TIMEOUT, Turn, execute, is_supported};
 use crate::image::core::Core;
+use crate::lock::ExclusiveLock;
 use crate::watcher::{AsyncRequestId, Maintenance, NotifyMessage};
 use crate::{ImageError, LockError, ObjectStore};
 
@@ -32,6 +34,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the requester is told that the work is done, if it does not take note.
 const COMPLETION_TRIES: usize = 6;
+
+/// How long the lock is kept for the requester's sake. A client that lives takes note of a notify at once.
+const TELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The requests that were accepted.
 #[derive(Debug, Default)]
@@ -96,6 +101,7 @@ pub(crate) fn serve<S: ObjectStore>(
     let tenure = core.tenure();
     // Who has just given it up is silent as well, and the requester tries again.
     if !lock.is_held() {
+        lock.peer_works();
         return None;
     }
     let Some(id) = id.filter(|_| is_supported(&request)) else {
@@ -107,12 +113,18 @@ pub(crate) fn serve<S: ObjectStore>(
     let verdict = core.served.lock().admit(id, Instant::now());
     match verdict {
         Verdict::Begin => {
+            // From here on the lock is kept, if it still is.
+            let working = lock.work();
+            if !lock.is_held() {
+                core.served.lock().complete(id, RESTART, Instant::now());
+                return None;
+            }
             info!(image = core.display_name(), op = %request.op(), %id, "another client wants the image changed");
             let core = core.clone();
             tokio::spawn(async move {
-                let result = work(&core, id, tenure, &request).await;
-                core.served.lock().complete(id, result, Instant::now());
-                tell(&core, id, result).await;
+                work_and_tell(&core, id, tenure, &request).await;
+                drop(working);
+                give_up_lock_without_feature(&core).await;
             });
             Some(0)
         }
@@ -126,6 +138,32 @@ pub(crate) fn serve<S: ObjectStore>(
         Verdict::Done(result) => Some(result),
         Verdict::TooMany => Some(RESTART),
     }
+}
+
+/// Does the work, and tells the requester before the lock moves: who learns of that first asks the next owner for what
+/// has been done.
+async fn work_and_tell<S: ObjectStore>(
+    core: &Arc<Core<S>>,
+    id: AsyncRequestId,
+    tenure: u64,
+    request: &Maintenance,
+) {
+    let result = work(core, id, tenure, request).await;
+    let kept = core.lock.get().and_then(ExclusiveLock::try_begin);
+    core.served.lock().complete(id, result, Instant::now());
+    let (announcer, teller) = (core.clone(), core.clone());
+    let announced = tokio::spawn(async move {
+        if result == 0 {
+            announcer.announce_update().await;
+        }
+    });
+    if kept.is_some() {
+        // It ends soon, and all it could be is cancelled.
+        let _ = announced.await;
+    }
+    let told = tokio::spawn(async move { tell(&teller, id, result).await });
+    // Who is alive has heard it by then.
+    let _ = tokio::time::timeout(TELL_PATIENCE, told).await;
 }
 
 /// Does the work; 0 or a negative errno.
@@ -158,7 +196,7 @@ async fn report<S: ObjectStore>(core: &Core<S>, id: AsyncRequestId, news: watch:
     }
 }
 
-/// Tells the requester that the work is done.
+/// Tells the requester that the work is done, until it has taken note.
 async fn tell<S: ObjectStore>(core: &Core<S>, id: AsyncRequestId, result: i32) {
     let message = NotifyMessage::AsyncComplete { id, result }.encode();
     for _ in 0..COMPLETION_TRIES {

@@ -65,6 +65,7 @@ async fn take<S: ObjectStore>(
     flags: SnapshotFlags,
 ) -> Result<(), OperationError> {
     let core = turn.core;
+    let _one_at_a_time = core.snapshotting.lock().await;
     let _paused = core.pause(right).await;
     let snap = add_to_header(turn, right, namespace, name).await?;
     if let Some(map) = core.map().filter(|_| !flags.contains(SnapshotFlags::SKIP_OBJECT_MAP)) {

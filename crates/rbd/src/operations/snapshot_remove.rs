@@ -29,6 +29,8 @@ pub(super) async fn run<S: ObjectStore>(
 ) -> Result<(), OperationError> {
     let core = turn.core;
     let right = turn.begin().await?;
+    let _one_at_a_time = core.snapshotting.lock().await;
+    core.ensure_fresh().await?;
     let snapshot = check(core, namespace, name)?;
     let is_trash = matches!(snapshot.namespace, SnapshotNamespace::Trash { .. });
     let trashed = !is_trash && move_to_trash(turn, &right, snapshot.id).await?;

@@ -33,6 +33,8 @@ struct Client {
     writes: u64,
     /// A write that is under way, and whether the lock waits for it.
     writing: bool,
+    /// Maintenance is under way.
+    working: bool,
     draining: bool,
     watch: Option<u64>,
     /// The client is stopped, as by SIGSTOP: it does nothing and hears nothing.
@@ -84,6 +86,7 @@ impl World {
                 wants: false,
                 writes: 0,
                 writing: false,
+                working: false,
                 draining: false,
                 watch: Some(watch),
                 frozen: false,
@@ -149,7 +152,10 @@ impl World {
             }
             4 => {
                 let client = self.roll(others);
-                self.write(client);
+                match self.roll(8) {
+                    0 => self.work(client),
+                    _ => self.write(client),
+                }
             }
             5 => self.pass_time(),
             6 if self.failures => {
@@ -187,6 +193,24 @@ impl World {
         } else if !this.wants && !this.machine.is_lost() {
             this.wants = true;
             self.feed(client, Event::Wanted);
+        }
+    }
+
+    /// The client begins or ends maintenance, for itself or another one.
+    fn work(&mut self, client: usize) {
+        let this = &mut self.clients[client];
+        if this.frozen {
+            return;
+        }
+        this.working = !this.working;
+        let working = this.working;
+        self.feed(client, if working { Event::WorkBegun } else { Event::WorkEnded });
+        let done = self.roll(2) == 0;
+        for other in (0..self.clients.len()).filter(|other| *other != client) {
+            if self.clients[other].watch.is_some() {
+                let event = if working { Event::PeerWorks } else { Event::PeerWorked { done } };
+                self.messages.push(Message::Tell(other, event));
+            }
         }
     }
 
