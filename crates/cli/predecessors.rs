@@ -106,12 +106,19 @@ impl Predecessors {
 
     /// What proves that a client instance has ended.
     fn proof(&self, client: EntityName, addr: EntityAddr) -> Result<Proof, Doubt> {
+        self.prove(self.open(client)?, client, addr)
+    }
+
+    fn open(&self, client: EntityName) -> Result<File, Doubt> {
         let id = u64::try_from(client.num).map_err(|_| Doubt::NoRecord)?;
-        let mut file = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(self.directory.join(file_name(&self.cluster, id)))
-            .map_err(|_| Doubt::NoRecord)?;
+            .map_err(|_| Doubt::NoRecord)
+    }
+
+    fn prove(&self, mut file: File, client: EntityName, addr: EntityAddr) -> Result<Proof, Doubt> {
         let metadata = file.metadata().map_err(|_| Doubt::NoRecord)?;
         let mine = metadata.uid() == rustix::process::geteuid().as_raw();
         if !mine || !metadata.is_file() || metadata.len() > MAX_LEN || !is_local(&file) {
@@ -119,6 +126,10 @@ impl Predecessors {
         }
         // Shared, so that two who ask at the same time do not take each other for the owner.
         flock(&file, FlockOperation::NonBlockingLockShared).map_err(|_| Doubt::Alive)?;
+        if file.metadata().map_or(0, |metadata| metadata.nlink()) == 0 {
+            // It was taken back, and not left, since it was opened.
+            return Err(Doubt::NoRecord);
+        }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|_| Doubt::NotTrusted)?;
         let record: Value = serde_json::from_str(&text).map_err(|_| Doubt::NotTrusted)?;
@@ -414,6 +425,17 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(&new.path, &path).unwrap();
         assert_eq!(new.proof_of(dead), Err(Doubt::NoRecord));
+    }
+
+    #[test]
+    fn a_file_that_was_taken_back_proves_nothing_to_whoever_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let living = create(dir.path(), host("boot", None), 1, "10.0.0.1", 7);
+        let asking = create(dir.path(), host("boot", None), 2, "10.0.0.1", 8);
+        let (client, addr) = owner(1, "10.0.0.1", 7);
+        let file = asking.open(client).unwrap();
+        drop(living);
+        assert_eq!(asking.prove(file, client, addr), Err(Doubt::NoRecord));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::shard::Shard;
 use crate::cluster::Cluster;
 use crate::device::Device;
+use crate::predecessors::Predecessors;
 
 /// An open image with the name by which clients know it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Export {
     pub(super) cluster: Cluster,
     /// Where it is served.
     pub(super) shard: Shard,
+    /// Kept as long as the client lives, whether or not the image ever has a lock.
+    pub(super) _proof_of_life: Option<Arc<Predecessors>>,
 }
 
 impl Export {

@@ -86,8 +86,9 @@ impl Shards {
         let opening = self.shards.iter().zip(by_shard).map(|(shard, targets)| async move {
             let opened = shard.run(open_all(targets, mode.clone())).await;
             opened.into_iter().map(|result| {
-                let (number, name, device, cluster) = result?;
-                Ok((number, Export { name, device: Arc::new(device), cluster, shard: shard.clone() }))
+                let (number, name, device, (cluster, proof_of_life)) = result?;
+                let (device, shard) = (Arc::new(device), shard.clone());
+                Ok((number, Export { name, device, cluster, shard, _proof_of_life: proof_of_life }))
             })
         });
         let (mut opened, mut failed) = (Vec::new(), None);
@@ -127,6 +128,9 @@ fn start_thread(number: usize) -> Result<(Handle, Thread), Error> {
     Ok((handle, Thread { stop: Some(stop), join: Some(join) }))
 }
 
+/// A client instance, and its proof of life if it may ever have a lock. Who finds that let go takes it for dead.
+type Connected = (Cluster, Option<Arc<Predecessors>>);
+
 /// How the images are opened.
 #[derive(Debug, Clone)]
 pub(super) struct OpenMode {
@@ -153,8 +157,7 @@ impl OpenMode {
         }
     }
 
-    /// A client instance, and its proof of life if it may ever have a lock.
-    async fn connect(&self, overrides: &Overrides) -> Result<(Cluster, Option<Arc<Predecessors>>), Error> {
+    async fn connect(&self, overrides: &Overrides) -> Result<Connected, Error> {
         let cluster = Cluster::connect(overrides).await?;
         let directory = self.state_directory.as_deref().filter(|_| !self.read_only);
         let predecessors =
@@ -167,7 +170,7 @@ impl OpenMode {
 async fn open_all(
     targets: Vec<(usize, Target)>,
     mode: OpenMode,
-) -> Vec<Result<(usize, String, Device, Cluster), Error>> {
+) -> Vec<Result<(usize, String, Device, Connected), Error>> {
     let mut clusters = Vec::new();
     let mut opening = Vec::new();
     for (number, target) in targets {
@@ -181,7 +184,7 @@ async fn open_all(
                 Err(error) => return vec![Err(error)],
             },
         };
-        let options = mode.options(&target, predecessors);
+        let options = mode.options(&target, predecessors.clone());
         opening.push(async move {
             let image = cluster.open(&target, options).await?;
             let ignored = image.ignored_options();
@@ -195,7 +198,7 @@ async fn open_all(
                 );
             }
             let device = Device::new(image, &target, cluster.client().config());
-            Ok((number, target.name, device, cluster))
+            Ok((number, target.name, device, (cluster, predecessors)))
         });
     }
     stream::iter(opening).buffered(AT_ONCE).collect().await

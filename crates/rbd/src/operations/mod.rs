@@ -37,6 +37,8 @@ mod snapshot_rename;
 mod tests;
 #[cfg(test)]
 mod tests_object_map;
+#[cfg(test)]
+mod tests_side_by_side;
 mod wait;
 
 use crate::OpFeatures;

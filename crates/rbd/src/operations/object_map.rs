@@ -142,6 +142,8 @@ async fn make_anew<S: ObjectStore>(
         set_flags(operation, INVALID, INVALID, snap)
     })
     .await?;
+    // Copy-ups that found no map to note themselves in are over before objects are looked at.
+    let _paused = core.pause(&right).await;
     let empty = States::new(objects, ObjectState::Nonexistent);
     let save = object_map_save(Operation::new(), &empty);
     let saved = core.store.write(&object_name(&core.id, snap), save, &SnapContext::default()).await;
