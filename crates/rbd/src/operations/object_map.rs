@@ -103,6 +103,7 @@ pub(crate) async fn rebuild_snapshot<S: ObjectStore>(
         if core.header().snapc != header.snapc {
             continue;
         }
+        let _paused = core.pause(&right).await;
         let now = load(core, &object).await;
         let now = now.map_err(|source| core.operation_failed("load the object map", source))?;
         for object in 0..found.len() {

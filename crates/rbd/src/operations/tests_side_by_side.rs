@@ -46,7 +46,7 @@ async fn clone(store: &MemStore) -> Image<MemStore> {
 }
 
 async fn fill(image: &Image<MemStore>, object: u64, byte: u8) {
-    image.write(object * OBJECT, Bytes::from(vec![byte; OBJECT as usize])).await.unwrap();
+    image.write(object * OBJECT, Bytes::from([byte].repeat(1 << 16))).await.unwrap();
 }
 
 /// Writes a part of an object, which has to be copied up first.
