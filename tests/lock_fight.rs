@@ -229,6 +229,8 @@ impl<'a> Fight<'a> {
             self.maintain(&unused, &format!("rbd resize --no-progress --size {}M IMAGE", 32 + round));
             self.maintain(&unused, "rbd feature disable IMAGE object-map fast-diff");
             self.maintain(&unused, "rbd feature enable IMAGE object-map fast-diff");
+            // That of the snapshot as well: when it goes its map becomes part of the image's.
+            self.maintain(&unused, &format!("rbd object-map rebuild --no-progress IMAGE@{name}"));
             self.maintain(&unused, "rbd object-map rebuild --no-progress IMAGE");
             for (name, rule) in snapshots.drain(..) {
                 let wrong = rule.check(&self.export(&format!("{}@{name}", self.image))[..SIZE as usize]);

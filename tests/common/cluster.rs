@@ -155,7 +155,7 @@ impl Cluster {
         let check = self.try_run(&format!("rbd object-map check --no-progress {spec}"));
         assert!(check.status.success() && !check.stderr.contains("object map error"), "{check}");
         let flags = super::json(&self.run(&format!("rbd info {spec} --format json")))["flags"].clone();
-        assert_eq!(flags, serde_json::json!([]), "{spec} was marked invalid");
+        assert_eq!(flags, serde_json::json!([]), "{spec} was marked invalid; {check}");
     }
 
     /// How many data objects the pool has that belong to the image.
